@@ -1,0 +1,150 @@
+//! The table of goals, from the first row to the last.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use vchan_bench::Failure;
+use vchan_bench::cpu::Placement;
+use vchan_bench::peers::vchan::{Emulated, Mode, Vchan};
+
+use crate::goal::{Bound, Goal};
+use crate::libxenvchan::CVchan;
+
+mod counts;
+mod latency;
+mod one_thread;
+mod scale;
+mod two_threads;
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Rounds of each comparison, in which both are measured.
+    pub rounds: usize,
+    /// How long each measurement of a round takes, about.
+    pub slice: Duration,
+    /// Only a part of the matrix, and fewer repetitions of what takes long.
+    pub quick: bool,
+}
+
+impl Effort {
+    /// Under five minutes.
+    pub const QUICK: Effort = Effort {
+        rounds: 15,
+        slice: Duration::from_millis(15),
+        quick: true,
+    };
+    /// As long as it takes, about a quarter of an hour.
+    pub const FULL: Effort = Effort {
+        rounds: 31,
+        slice: Duration::from_millis(60),
+        quick: false,
+    };
+}
+
+/// Both libraries on one host.
+pub struct Libraries {
+    host: Emulated,
+}
+
+impl Libraries {
+    fn start() -> Result<Libraries, Failure> {
+        Ok(Libraries {
+            host: Emulated::start()?,
+        })
+    }
+
+    fn ours(&self, mode: Mode) -> Vchan {
+        Vchan::new(self.host.clone(), mode)
+    }
+
+    fn theirs(&self, mode: Mode) -> Option<CVchan> {
+        CVchan::new(self.host.clone(), mode)
+    }
+}
+
+/// Measures all rows that this run can. `said` is told which row is next, and how many there are.
+pub fn all(effort: Effort, mut said: impl FnMut(&'static str, usize)) -> Result<Vec<Goal>> {
+    type Measurement = fn(Effort, &Libraries) -> Result<Goal>;
+    let rows: [(&'static str, Measurement); 21] = [
+        ("pair, 64 B", one_thread::small),
+        ("pair, 1 KiB", one_thread::medium),
+        ("pair, 4 KiB", one_thread::large),
+        ("pair, ≥ 16 KiB", one_thread::largest),
+        ("64 B in batches of 16", one_thread::batches),
+        ("zero-copy, ≥ 4 KiB", one_thread::zero_copy),
+        ("instructions per pair, 64 B", counts::instructions),
+        ("fences per pair, locked instructions", counts::fences),
+        ("stream of 64 B, two threads", two_threads::small),
+        ("every cell of the matrix", two_threads::matrix),
+        ("round trip, 64 B", latency::round_trip),
+        ("the adaptive default", latency::adaptive),
+        ("notifications per MiB", counts::notifications),
+        ("notifications in any cell", counts::any_cell),
+        ("notifications to a peer that is awake", counts::awake),
+        ("XenStore round trips, transactions", scale::store),
+        ("100 servers at once", scale::servers),
+        ("open and close", scale::again),
+        ("1,000 channels", scale::channels),
+        ("real Xen, throughput", |_, _| Ok(xen_throughput())),
+        ("real Xen, notifications and round trips", |_, _| {
+            Ok(xen_events())
+        }),
+    ];
+    let libraries = Libraries::start()?;
+    let mut goals = Vec::new();
+    for (name, measure) in &rows {
+        said(name, rows.len());
+        goals.push(measure(effort, &libraries)?);
+    }
+    Ok(goals)
+}
+
+const ON_XEN: &str = "`cargo xtask bench --xen` measures it";
+
+fn xen_throughput() -> Goal {
+    Goal::missing(
+        "real Xen, same boot, throughput against C: Rust↔Rust",
+        ON_XEN,
+        vec![
+            ("any size", Bound::AtLeast(1.0, 1.2)),
+            ("≤ 256 B", Bound::AtLeast(2.0, 4.0)),
+            ("Rust↔C", Bound::AtLeast(0.95, 1.0)),
+        ],
+    )
+}
+
+fn xen_events() -> Goal {
+    Goal::missing(
+        "real Xen, same boot, 64 B, against C",
+        ON_XEN,
+        vec![
+            ("EVTCHN_NOTIFY calls per MiB", Bound::AtMost(0.2, 0.1)),
+            ("blocking round trip", Bound::AtMost(1.05, 0.9)),
+        ],
+    )
+}
+
+/// Why a row with the C library has no figure.
+const WITHOUT_C: &str = "this program was linked without libxenvchan";
+
+/// How many messages of about this cost fill the slice.
+fn messages(effort: Effort, nanoseconds_each: f64) -> u64 {
+    let slice = effort.slice.as_secs_f64() * 1e9;
+    // A float that is too large becomes the largest number.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates"
+    )]
+    let count = (slice / nanoseconds_each) as u64;
+    count.max(16)
+}
+
+/// The placement of the comparisons in two threads; where there is one processor, both are on it.
+pub fn across() -> Placement {
+    match Placement::Across.cpus() {
+        Ok(_) => Placement::Across,
+        Err(_) => Placement::OneCpu,
+    }
+}

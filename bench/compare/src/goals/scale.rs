@@ -1,0 +1,244 @@
+//! Setting up, again and again, and many at once.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vchan::{Channel, Client, Host, PortName, Server, StorePath};
+use vchan_bench::Failure;
+use vchan_bench::peers::vchan::Emulated;
+use vchan_bench::stats::alternate;
+use vchan_bench::workload;
+use vchan_emulator::{Emulator, Limits};
+
+use super::{Effort, Libraries, messages};
+use crate::goal::{Bound, Goal, Part};
+use crate::relay::Relay;
+
+pub fn store(_effort: Effort, _libraries: &Libraries) -> Result<Goal> {
+    let emulator = emulator()?;
+    let [left, right] = Emulated::domids();
+    let theirs = Relay::start(&emulator.domain_directory(right))?;
+    let ours = Relay::start(&emulator.domain_directory(left))?;
+    let guest = vchan_emulator::join(theirs.directory())?;
+    let dom0 = vchan_emulator::join(ours.directory())?;
+    let mut server = Server::builder(&guest, left).bind()?;
+    let published = theirs.seen();
+    let channel = Client::builder(&dom0, right).connect()?;
+    let connected = ours.seen();
+    let accepted = server.accept()?;
+    drop((channel, accepted, server));
+    let transactions = published.transactions + connected.transactions;
+    Ok(Goal {
+        name: "XenStore, to open",
+        parts: vec![
+            Part::count(
+                "round trips of a server",
+                Bound::AtMost(5.0, 5.0),
+                published.round_trips as f64,
+            ),
+            Part::count(
+                "round trips of a client",
+                Bound::AtMost(2.0, 2.0),
+                connected.round_trips as f64,
+            ),
+            Part::count("transactions", Bound::AtMost(0.0, 0.0), transactions as f64),
+        ],
+        note:
+            "counted between the library and xenstored: until `bind` and `connect` return, with a \
+               new host handle"
+                .to_owned(),
+    })
+}
+
+pub fn servers(_effort: Effort, _libraries: &Libraries) -> Result<Goal> {
+    const SERVERS: usize = 100;
+    let emulator = emulator()?;
+    let [left, right] = Emulated::domids();
+    let (dom0, guest) = (emulator.host(left)?, emulator.host(right)?);
+    let port = |nth: usize| -> Result<PortName> { Ok(format!("port-{nth}").parse()?) };
+    let open = || -> Result<usize> {
+        let mut servers = Vec::new();
+        for nth in 0..SERVERS {
+            let builder = Server::builder(&guest, left).port(port(nth)?);
+            servers.push(builder.read_size(4096).write_size(4096).bind()?);
+        }
+        let mut channels = Vec::new();
+        for (nth, server) in servers.iter_mut().enumerate() {
+            let client = Client::builder(&dom0, right).port(port(nth)?).connect()?;
+            channels.push((client, server.accept()?));
+        }
+        Ok(channels.len())
+    };
+    let (opened, why) = match open() {
+        Ok(opened) => (opened, String::new()),
+        Err(error) => (0, format!(": {error:#}")),
+    };
+    Ok(Goal {
+        name: "100 servers opened at once by an unprivileged domain under xenstored's default quotas",
+        parts: vec![Part::holds("all succeed", opened == SERVERS)],
+        note: format!(
+            "emulated quotas; the same on real Xen is a scenario of `xtask xen test`{why}"
+        ),
+    })
+}
+
+pub fn again(effort: Effort, _libraries: &Libraries) -> Result<Goal> {
+    let rounds = if effort.quick { 500 } else { 10_000 };
+    let emulated = Emulated::start()?;
+    let open_and_close = |count: usize| -> Result<()> {
+        for _ in 0..count {
+            drop(emulated.channels(4096)?);
+        }
+        emulated.emulator().assert_clean();
+        Ok(())
+    };
+    open_and_close(100)?;
+    let before = Usage::now()?;
+    open_and_close(rounds)?;
+    let after = Usage::now()?;
+    let grown = after.pages.saturating_sub(before.pages) * 4;
+    // Less than one small allocation for each round is no leak of the library's.
+    let leak = grown * 1024 > rounds * 16 && grown > 512;
+    let same = after.descriptors == before.descriptors && after.mappings <= before.mappings + 8;
+    Ok(Goal {
+        name: "10,000 × open and close: growth of descriptors, grants, memory",
+        parts: vec![Part::holds("none", same && !leak)],
+        note: format!(
+            "{rounds} times; descriptors {} to {}, mappings {} to {}, memory + {grown} KiB, on the \
+             host nothing left",
+            before.descriptors, after.descriptors, before.mappings, after.mappings
+        ),
+    })
+}
+
+struct Usage {
+    descriptors: usize,
+    mappings: usize,
+    pages: usize,
+}
+
+impl Usage {
+    fn now() -> Result<Usage> {
+        let statm = fs::read_to_string("/proc/self/statm")?;
+        let resident = statm.split_whitespace().nth(1);
+        Ok(Usage {
+            descriptors: fs::read_dir("/proc/self/fd")?.count(),
+            mappings: fs::read_to_string("/proc/self/maps")?.lines().count(),
+            pages: resident.context("statm has no second number")?.parse()?,
+        })
+    }
+}
+
+pub fn channels(effort: Effort, _libraries: &Libraries) -> Result<Goal> {
+    const CHANNELS: usize = 1000;
+    let name = "1,000 channels";
+    let bounds = [Bound::AtMost(1.25, 1.25), Bound::AtMost(1.05, 1.05)];
+    if let Err(why) = raise_descriptors(16 * 1024) {
+        let parts = vec![("in turn", bounds[0]), ("one busy", bounds[1])];
+        return Ok(Goal::missing(name, &format!("{why:#}"), parts));
+    }
+    let many_host = Hosts::new()?;
+    let mut many = Vec::new();
+    for _ in 0..CHANNELS {
+        many.push(many_host.channels()?);
+    }
+    let one_host = Hosts::new()?;
+    let mut one = vec![one_host.channels()?];
+    let count = messages(effort, turns(&mut one, 1, 1000)?).max(4 * CHANNELS as u64);
+    let in_turn = alternate(
+        effort.rounds,
+        || turns(&mut many, CHANNELS, count),
+        || turns(&mut one, 1, count),
+    )?;
+    let one_busy = alternate(
+        effort.rounds,
+        || turns(&mut many, 1, count),
+        || turns(&mut one, 1, count),
+    )?;
+    Ok(Goal {
+        name: "1,000 channels: time per message against one channel",
+        parts: vec![
+            Part::new("ready ones in turn", bounds[0], in_turn),
+            Part::new("one busy among 999 idle", bounds[1], one_busy),
+        ],
+        note: "one thread, 64 B, rings of 4 KiB; the heap of a channel has a test of its own"
+            .to_owned(),
+    })
+}
+
+/// Nanoseconds for each message over the first `used` of these channels in turn.
+fn turns(channels: &mut [(Channel, Channel)], used: usize, count: u64) -> Result<f64, Failure> {
+    let mut next = 0;
+    let moved = workload::batches(64, 1, count, |from, to| {
+        let (left, right) = &mut channels[next];
+        next += 1;
+        if next == used {
+            next = 0;
+        }
+        left.send(from)?;
+        right.recv(to)?;
+        Ok(())
+    })?;
+    Ok(moved.nanoseconds_each())
+}
+
+/// Two domains that may share as much as they like.
+struct Hosts {
+    left: Host,
+    right: Host,
+    _emulator: Emulator,
+}
+
+impl Hosts {
+    fn new() -> Result<Hosts> {
+        let emulator = emulator()?;
+        let mut limits = Limits::default();
+        limits.granted_pages = 1 << 20;
+        limits.ports = 4095;
+        emulator.set_limits(limits);
+        let [left, right] = Emulated::domids();
+        Ok(Hosts {
+            left: emulator.host(left)?,
+            right: emulator.host(right)?,
+            _emulator: emulator,
+        })
+    }
+
+    fn channels(&self) -> Result<(Channel, Channel)> {
+        let [left, right] = Emulated::domids();
+        let path: StorePath = "data/many".parse()?;
+        let mut server = Server::builder(&self.right, left)
+            .path(path.clone())
+            .read_size(4096)
+            .write_size(4096)
+            .bind()?;
+        let client = Client::builder(&self.left, right).path(path).connect()?;
+        Ok((client, server.accept()?))
+    }
+}
+
+fn emulator() -> Result<Emulator> {
+    let emulator = Emulator::start()?;
+    for domid in Emulated::domids() {
+        emulator.add_domain(domid)?;
+    }
+    Ok(emulator)
+}
+
+fn raise_descriptors(wanted: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    let most = limit.maximum;
+    ensure!(
+        most.is_none_or(|most| most >= wanted),
+        "{wanted} descriptors are not to be had here (`ulimit -Hn`)"
+    );
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: most,
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
+}

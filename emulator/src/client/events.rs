@@ -1,0 +1,189 @@
+//! Event channels of the emulated host, as a domain uses them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::time::ClockId;
+use vchan::host::{Bell, EventChannel, EventChannels, Port, Time};
+use vchan::{DomId, HostError};
+
+use super::{CallError, Control};
+use crate::wire::{Reply, Request};
+
+/// The event channels of the emulated host.
+pub(crate) struct EmulatedEvents {
+    pub(crate) control: Arc<Control>,
+}
+
+/// One end of an event channel: no server stands between it and the other end.
+struct EmulatedChannel {
+    control: Arc<Control>,
+    port: Port,
+    /// Counts the events that came and were not taken.
+    pending: OwnedFd,
+    /// The other end's `pending`.
+    target: OwnedFd,
+    /// The mask: an epoll set of `pending` alone, one-shot. It reports an event once and is mute
+    /// until armed anew, while events go on being counted. Threads that sleep on it when another
+    /// one unmasks wake up, as on a real event channel's descriptor.
+    gate: OwnedFd,
+    bell: Bell,
+}
+
+impl EventChannels for EmulatedEvents {
+    fn bind_unbound(&self, peer: DomId) -> Result<Box<dyn EventChannel>, HostError> {
+        let request = Request::BindUnbound {
+            peer: peer.number(),
+        };
+        let doing = format!("allocate an event channel for domain {peer}");
+        self.open(&request, doing)
+    }
+
+    fn bind_interdomain(
+        &self,
+        peer: DomId,
+        port: Port,
+    ) -> Result<Box<dyn EventChannel>, HostError> {
+        let request = Request::BindInterdomain {
+            peer: peer.number(),
+            port: port.0,
+        };
+        self.open(
+            &request,
+            format!("bind event channel {port} of domain {peer}"),
+        )
+    }
+
+    fn now(&self) -> Time {
+        now()
+    }
+
+    fn pause(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
+}
+
+impl EmulatedEvents {
+    fn open(&self, request: &Request, doing: String) -> Result<Box<dyn EventChannel>, HostError> {
+        let (reply, descriptors) = match self.control.call(request) {
+            Ok(answer) => answer,
+            Err(error) => return Err(error.doing(doing)),
+        };
+        let mut descriptors = descriptors.into_iter();
+        let (Reply::Port { port }, Some(pending), Some(target)) =
+            (reply, descriptors.next(), descriptors.next())
+        else {
+            return Err(CallError::Nonsense.doing(doing));
+        };
+        match gate(&pending) {
+            Ok(gate) => Ok(Box::new(EmulatedChannel {
+                control: Arc::clone(&self.control),
+                port: Port(port),
+                pending,
+                target,
+                gate,
+                bell: Bell::default(),
+            })),
+            Err(error) => {
+                self.control.undo(&Request::ClosePort { port });
+                Err(HostError::new(doing).because(error))
+            }
+        }
+    }
+}
+
+impl EventChannel for EmulatedChannel {
+    fn port(&self) -> Port {
+        self.port
+    }
+
+    fn notify(&self) -> Result<(), HostError> {
+        match rustix::io::write(&self.target, &1u64.to_ne_bytes()) {
+            // A counter that is full is an event that is pending.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(self.failed("send an event through", error)),
+        }
+    }
+
+    fn take(&self) -> Result<bool, HostError> {
+        let mut ready = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }];
+        let at_once = Timespec::default();
+        match epoll::wait(&self.gate, &mut ready, Some(&at_once)) {
+            Ok(0) | Err(Errno::INTR) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(self.failed("take an event of", error)),
+        }
+        // The gate is mute from here on. What comes after this reading is the next event.
+        match rustix::io::read(&self.pending, &mut [0; 8]) {
+            Ok(_) | Err(Errno::AGAIN) => Ok(true),
+            Err(error) => Err(self.failed("take an event of", error)),
+        }
+    }
+
+    fn unmask(&self) -> Result<(), HostError> {
+        let data = epoll::EventData::new_u64(0);
+        epoll::modify(&self.gate, &self.pending, data, ARMED)
+            .map_err(|error| self.failed("unmask", error))
+    }
+
+    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+        self.bell
+            .sleep(self.gate.as_fd(), deadline)
+            .map_err(|error| self.failed("wait for an event of", error))
+    }
+
+    fn wake(&self) {
+        self.bell.ring();
+    }
+
+    fn is_bound(&self) -> Result<Option<bool>, HostError> {
+        let doing = || format!("ask for the state of event channel {}", self.port);
+        let request = Request::IsBound { port: self.port.0 };
+        match self.control.call(&request) {
+            Ok((Reply::Bound(bound), _)) => Ok(Some(bound)),
+            Ok(_) => Err(CallError::Nonsense.doing(doing())),
+            Err(error) => Err(error.doing(doing())),
+        }
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.gate.as_fd())
+    }
+}
+
+impl EmulatedChannel {
+    fn failed(&self, doing: &str, error: impl Into<io::Error>) -> HostError {
+        HostError::new(format!("{doing} event channel {}", self.port)).because(error.into())
+    }
+}
+
+impl Drop for EmulatedChannel {
+    fn drop(&mut self) {
+        self.control.undo(&Request::ClosePort { port: self.port.0 });
+    }
+}
+
+/// Reports that `pending` is readable, once.
+const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
+
+fn gate(pending: &OwnedFd) -> io::Result<OwnedFd> {
+    let gate = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&gate, pending, epoll::EventData::new_u64(0), ARMED)?;
+    Ok(gate)
+}
+
+fn now() -> Time {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+    Time(Duration::new(
+        seconds.unwrap_or(0),
+        nanoseconds.unwrap_or(0),
+    ))
+}

@@ -1,0 +1,52 @@
+//! What must hold on real Xen, run in dom0 by its /init.
+//!
+//! - `xen-scenarios --list` prints the names, one per line.
+//! - `xen-scenarios --one NAME` runs one scenario in this process.
+//! - `xen-scenarios [PART]` runs all of them, or those whose name contains PART, each in a
+//!   process of its own with its own time limit, and reports each on a line that starts with
+//!   `@@rig`.
+
+mod guests;
+mod program;
+mod scenarios;
+mod store;
+mod supervisor;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let all = scenarios::all();
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
+        ["--list"] => {
+            for scenario in &all {
+                println!("{}", scenario.name);
+            }
+            ExitCode::SUCCESS
+        }
+        ["--one", name] => match all.iter().find(|scenario| scenario.name == *name) {
+            Some(scenario) => match (scenario.run)() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{error:#}");
+                    ExitCode::FAILURE
+                }
+            },
+            None => {
+                eprintln!("there is no scenario {name}; --list shows them");
+                ExitCode::from(2)
+            }
+        },
+        [] => supervisor::run(&all, ""),
+        [part] if !part.starts_with('-') => supervisor::run(&all, part),
+        _ => {
+            eprintln!("usage: xen-scenarios [--list | --one NAME | PART]");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What only concerns the guest without an operating system.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::echo_guest::connected;
+use super::{HALF_A_MINUTE, OfGuest, expect_answer, node_cli, vchan_peer};
+use crate::guests::{Guest, Kind, Which};
+use crate::program::Program;
+use crate::{program, store};
+
+pub(super) const SCENARIOS: &[OfGuest] = &[
+    ("created-again", 60, created_again),
+    ("console", 30, console),
+    ("suspend-refused", 60, suspend_refused),
+    ("xl-shutdown", 60, xl_shutdown),
+    ("xl-reboot", 180, xl_reboot),
+    ("ring-orders", 300, ring_orders),
+    ("out-of-memory", 60, out_of_memory),
+    ("100-ports", 240, many_ports),
+    ("guest-to-guest", 240, guest_to_guest),
+];
+
+/// The domain before was destroyed with a client connected; nothing of it is in the way.
+fn created_again(which: Which) -> Result<()> {
+    let guest = which.running()?;
+    for _ in 0..3 {
+        let ended = node_cli(&[&guest.domid], b"hello from dom0\n", HALF_A_MINUTE)?;
+        expect_answer(ended, "HELLO FROM DOM0\n")?;
+    }
+    Ok(())
+}
+
+/// What the golden session shows on the server's console.
+fn console(which: Which) -> Result<()> {
+    which.running()?.wait_for_words(
+        "Initializing Server domid=0 xs_path=data/vchan\n\
+         Server: right_order = 13, left_order = 13\n\
+         allocate_buffer_locations: gntref = 9\n\
+         allocate_buffer_locations: gntref = 10\n\
+         allocate_buffer_locations: gntref = 11\n\
+         allocate_buffer_locations: gntref = 12\n\
+         Writing config into the XenStore\n\
+         Shared page is:\n\
+         \n    00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00\n    \
+         0d 00 0d 00 02 01 01 00 09 00 00 00 0a 00 00 00\n    \
+         0b 00 00 00 0c 00 00 00\n\
+         Initialization done!\n",
+        HALF_A_MINUTE,
+    )
+}
+
+/// `xl save` and `xl migrate` ask for it so.
+fn suspend_refused(which: Which) -> Result<()> {
+    let guest = which.running()?;
+    let key = format!("/local/domain/{}/control/shutdown", guest.domid);
+    let ask = |wish| program::run(&["xenstore-write", &key, wish], &[], HALF_A_MINUTE);
+    ask("suspend")?.successful("xenstore-write")?;
+    guest.wait_for_words("suspend is asked for and refused", HALF_A_MINUTE)?;
+    // It goes on as before, and the toolstack takes its wish back.
+    let ended = node_cli(&[&guest.domid], b"hello from dom0\n", HALF_A_MINUTE)?;
+    expect_answer(ended, "HELLO FROM DOM0\n")?;
+    ask("")?.successful("xenstore-write")?;
+    let ended = node_cli(&[&guest.domid], b"hello again\n", HALF_A_MINUTE)?;
+    expect_answer(ended, "HELLO AGAIN\n")
+}
+
+/// With a client connected: the guest closes the channel before it ends.
+fn xl_shutdown(which: Which) -> Result<()> {
+    let guest = which.running()?;
+    let mut client = connected(&guest)?;
+    guest.xl(&["shutdown", "-w"], &[])?;
+    let ended = client
+        .wait(HALF_A_MINUTE)?
+        .successful("node-cli, whose server has closed")?;
+    ensure!(
+        !ended.stderr_text().contains("gone"),
+        "the guest died instead of closing the channel:\n{}",
+        ended.stderr_text()
+    );
+    store::wait_for_keys(&guest.path("vchan"), false, HALF_A_MINUTE)
+}
+
+/// Rings of every size, from a part of the control page to 1 MiB, each in one of the directions.
+fn ring_orders(which: Which) -> Result<()> {
+    for order in [10, 12, 14, 15, 17, 19] {
+        let (read, write) = (1 << order, 1 << (30 - order));
+        let extra = format!("read-size={read} write-size={write}");
+        let guest = Guest::unikernel("rings", which.kind, "echo-guest", 8, &extra)?;
+        guest.wait_for_server()?;
+        let path = guest.path("vchan");
+        let arguments = ["bulk", "client", &guest.domid, &path, "-n", "100000"];
+        vchan_peer(&arguments, &[], Duration::from_secs(60))?
+            .successful("the C client")
+            .with_context(|| extra.clone())?;
+        let ended = node_cli(&[&guest.domid], b"hello from dom0\n", HALF_A_MINUTE)?;
+        expect_answer(ended, "HELLO FROM DOM0\n").with_context(|| extra)?;
+        guest.destroy()?;
+    }
+    Ok(())
+}
+
+/// Rings that do not fit in the memory: the guest says so, and its domain ends.
+fn out_of_memory(which: Which) -> Result<()> {
+    let extra = "ports=8 ring-size=1048576";
+    let guest = Guest::unikernel("small", which.kind, "echo-many", 8, extra)?;
+    guest.wait_for_words("error: cannot share 256 pages", HALF_A_MINUTE)?;
+    guest.wait_for_words("memory=", HALF_A_MINUTE)?;
+    guest.destroy()
+}
+
+/// Many channels in one guest, whose memory and grant table are more than it was started with.
+fn many_ports(which: Which) -> Result<()> {
+    let guest = Guest::unikernel(
+        "many",
+        which.kind,
+        "echo-many",
+        64,
+        "ports=100 ring-size=65536",
+    )?;
+    guest.wait_for_words("100 ports are served", Duration::from_secs(60))?;
+    let clients = ["p0", "p1", "p50", "p99"].map(|port| {
+        let path = guest.path(&format!("vchan/0/{port}"));
+        let mut command = std::process::Command::new("node-cli");
+        command.args([guest.domid.as_str(), "--nodepath", &path]);
+        Program::start(command)
+    });
+    let mut open = Vec::new();
+    for client in clients {
+        open.push(client?);
+    }
+    // All of them at once, one after the other and back.
+    for line in ["one", "two"] {
+        for client in &mut open {
+            client.send(format!("{line}\n").as_bytes())?;
+        }
+        for client in open.iter_mut().rev() {
+            client.expect_output(&format!("{}\n", line.to_uppercase()), HALF_A_MINUTE)?;
+        }
+    }
+    for client in open {
+        client.finish(HALF_A_MINUTE)?.successful("node-cli")?;
+    }
+    guest.xl(&["shutdown", "-w"], &[])
+}
+
+/// A server and a client, neither of them with an operating system, in each mode.
+fn guest_to_guest(which: Which) -> Result<()> {
+    for server_kind in [Kind::Pv, Kind::Pvh] {
+        let pair = format!("a {} client of a {server_kind} server", which.kind);
+        linked(which.kind, server_kind).context(pair)?;
+    }
+    Ok(())
+}
+
+fn linked(client_kind: Kind, server_kind: Kind) -> Result<()> {
+    let name = |what| format!("{what}-{client_kind}-{server_kind}");
+    let bytes = "bytes=1000000";
+    let client = Guest::unikernel(&name("client"), client_kind, "echo-client", 4, bytes)?;
+    let extra = format!("client={}", client.domid);
+    let server = Guest::unikernel(&name("server"), server_kind, "echo-guest", 4, &extra)?;
+    let key = client.path("server");
+    program::run(&["xenstore-write", &key, &server.domid], &[], HALF_A_MINUTE)?
+        .successful("xenstore-write")?;
+    let hello = format!("HELLO FROM DOMAIN {}\n", client.domid);
+    client.wait_for_words(&hello, HALF_A_MINUTE)?;
+    let all = "1000000 bytes came back as they should\n";
+    client.wait_for_words(all, Duration::from_secs(60))?;
+    server.wait_for_words("has closed the channel", HALF_A_MINUTE)?;
+    server.destroy()
+}
+
+/// The domain that comes after it is another one, and serves.
+fn xl_reboot(which: Which) -> Result<()> {
+    let mut guest = Guest::unikernel("again", which.kind, "echo-guest", 4, "")?;
+    guest.wait_for_server()?;
+    guest.xl(&["reboot"], &[])?;
+    guest.wait_for_successor(Duration::from_secs(60))?;
+    guest.wait_for_server()?;
+    let ended = node_cli(&[&guest.domid], b"hello from dom0\n", HALF_A_MINUTE)?;
+    expect_answer(ended, "HELLO FROM DOM0\n")?;
+    guest.destroy()
+}

@@ -1,0 +1,120 @@
+//! Runs every scenario in a process of its own: one that hangs is ended by its limit and named,
+//! and the others still run.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::guests;
+use crate::program::Program;
+use crate::scenarios::Scenario;
+
+/// Runs the scenarios whose name contains `part`, or one of the parts with commas between; fails if one of them does.
+pub fn run(all: &[Scenario], part: &str) -> ExitCode {
+    let mut failed = 0;
+    for scenario in all.iter().filter(|one| is_meant(&one.name, part)) {
+        report_start(scenario);
+        guests::clear_xen_log();
+        let began = Instant::now();
+        let problem = run_repeatedly(scenario);
+        let seconds = began.elapsed().as_secs_f64();
+        match problem {
+            None => report(&format!("pass {} {seconds:.1}", scenario.name)),
+            Some(why) => {
+                failed += 1;
+                for line in why.lines().chain(guests::last_words().lines()) {
+                    report(&format!("log {line}"));
+                }
+                report(&format!("fail {} {seconds:.1}", scenario.name));
+            }
+        }
+    }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn is_meant(name: &str, parts: &str) -> bool {
+    parts.split(',').any(|part| name.contains(part))
+}
+
+/// Runs it again when Xen itself has crashed the guest meanwhile.
+///
+/// The emulated processor makes mistakes in hardware virtualisation when the real ones are busy:
+/// a guest is then seen with the hypervisor's own registers. No program in a guest or in dom0 can
+/// bring that about through the kernel's drivers, so it says nothing about this project. It is
+/// reported each time, and three times in a row is a failure.
+fn run_repeatedly(scenario: &Scenario) -> Option<String> {
+    const MOST: usize = 3;
+    let mut attempt = 1;
+    loop {
+        let problem = run_one(scenario)?;
+        let Some(crash) = guests::crashed_by_xen().filter(|_| attempt < MOST) else {
+            return Some(problem);
+        };
+        report_start(scenario);
+        report(&format!(
+            "note {}: Xen crashed the guest; attempt {attempt} does not count",
+            scenario.name
+        ));
+        for line in crash.lines() {
+            report(&format!("log {line}"));
+        }
+        guests::clear_xen_log();
+        attempt += 1;
+    }
+}
+
+/// What went wrong, if something did.
+fn run_one(scenario: &Scenario) -> Option<String> {
+    let mut command = Command::new("/proc/self/exe");
+    // A process group, so that what the scenario started ends with it.
+    command.args(["--one", &scenario.name]).process_group(0);
+    let mut child = match Program::start(command) {
+        Ok(child) => child,
+        Err(error) => return Some(format!("{error:#}")),
+    };
+    let group = child.id();
+    let ended = child.wait(scenario.limit);
+    // Also after success: nothing of this scenario may reach into the next.
+    let _ = Command::new("kill")
+        .args(["-KILL", &format!("-{group}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    match ended {
+        Ok(end) if end.status.success() => None,
+        Ok(end) => Some(format!("{}{}", end.stdout_text(), end.stderr_text())),
+        Err(error) => Some(format!(
+            "ended by its limit of {} s\n{error:#}",
+            scenario.limit.as_secs()
+        )),
+    }
+}
+
+fn report_start(scenario: &Scenario) {
+    report(&format!(
+        "start {} {}",
+        scenario.name,
+        scenario.limit.as_secs()
+    ));
+}
+
+/// One line to the program outside. It begins on a line of its own, whatever the kernel said.
+fn report(text: &str) {
+    let printable: String = text
+        .chars()
+        .map(|c| {
+            if c.is_ascii_graphic() || c == ' ' {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect();
+    println!("\n@@rig {printable}");
+    // The console is slow under emulation; give it the time to take the line whole.
+    std::thread::sleep(Duration::from_millis(5));
+}

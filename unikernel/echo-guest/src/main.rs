@@ -1,0 +1,65 @@
+//! The capitalising echo guest as a unikernel: the echo of the Linux guest, on bare Xen.
+//!
+//! `extra="client=3 read-size=1048576 write-size=1048576"` names another client than domain 0, and
+//! rings of another size, in bytes.
+#![no_std]
+#![no_main]
+
+use core::convert::Infallible;
+use core::fmt;
+use core::str::FromStr;
+
+use echo_guest::Serving;
+use vchan::Error;
+use vchan_unikernel::{Guest, print, println};
+
+vchan_unikernel::main!(serve);
+
+fn serve(guest: &Guest) -> Result<Infallible, Problem> {
+    let mut serving = Serving::default();
+    if let Some(client) = guest.command_line().value("client") {
+        serving.client = parse("client", client)?;
+    }
+    if let Some(size) = guest.command_line().value("read-size") {
+        serving.read_size = parse("read-size", size)?;
+    }
+    if let Some(size) = guest.command_line().value("write-size") {
+        serving.write_size = parse("write-size", size)?;
+    }
+    serving
+        .run(guest.host(), &mut Console)
+        .map_err(Problem::Vchan)
+}
+
+/// A value of the command line.
+fn parse<T: FromStr>(key: &'static str, value: &str) -> Result<T, Problem> {
+    value.parse().map_err(|_| Problem::BadValue(key))
+}
+
+/// Why there is no echo (any more).
+enum Problem {
+    BadValue(&'static str),
+    Vchan(Error),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::BadValue(key) => write!(f, "{key}= in the command line is no number in range"),
+            Problem::Vchan(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Everything is said on the one console that there is.
+struct Console;
+
+impl echo_guest::Console for Console {
+    fn print(&mut self, text: fmt::Arguments<'_>) {
+        print!("{text}");
+    }
+
+    fn note(&mut self, line: fmt::Arguments<'_>) {
+        println!("{line}");
+    }
+}

@@ -1,0 +1,67 @@
+//! Many capitalising echoes at once, on bare Xen: one task for each vchan, all of them in one sleep.
+//!
+//! `extra="ports=100 ring-size=4096"` says how many, and how long their rings are, in bytes; they are called `p0`, `p1` and so on, and are published below
+//! `data/vchan/0/`.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::format;
+use alloc::vec;
+use core::convert::Infallible;
+use core::future::pending;
+
+use vchan::task::{Channel, Runtime};
+use vchan::{DomId, Error, Server};
+use vchan_unikernel::{Guest, println};
+
+vchan_unikernel::main!(serve);
+
+fn serve(guest: &Guest) -> Result<Infallible, Error> {
+    let number = |key| guest.command_line().value(key)?.parse().ok();
+    let ports = number("ports").unwrap_or(1);
+    let size = number("ring-size").unwrap_or(1024);
+    for port in 0..ports {
+        let name = format!("p{port}");
+        let server = Server::builder(guest.host(), DomId::DOM0);
+        let server = server
+            .port(name.parse()?)
+            .read_size(size)
+            .write_size(size)
+            .bind()?;
+        let runtime = guest.runtime();
+        guest.spawn(async move {
+            let Err(error) = accept(server, &runtime).await;
+            println!("{name}: {error}");
+        });
+    }
+    println!("{ports} ports are served");
+    Ok(guest.block_on(pending())?)
+}
+
+/// One client after the other. What a client does wrong ends only its own session.
+async fn accept(mut server: Server, runtime: &Runtime) -> Result<Infallible, Error> {
+    loop {
+        let channel = server.accept_on(runtime).await?;
+        if let Err(error) = converse(channel).await {
+            println!("{}: {error}", server.path());
+        }
+    }
+}
+
+async fn converse(mut channel: Channel) -> Result<(), Error> {
+    let mut buffer = vec![0; 1024];
+    loop {
+        let count = channel.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut answer = &mut buffer[..count];
+        answer.make_ascii_uppercase();
+        while !answer.is_empty() {
+            let written = channel.write(answer).await?;
+            answer = &mut answer[written..];
+        }
+    }
+}

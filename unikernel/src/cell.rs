@@ -1,0 +1,30 @@
+//! Shared state of a program that runs on one processor.
+//!
+//! UNSAFETY: `Sync` means that several threads may use a value at once. Here there are none: the
+//! guest has one virtual processor, registers no callback and no interrupt handler, so nothing runs
+//! between two instructions of a program but the next one. What remains are calls that enter a
+//! value again while it is in use: a `RefCell` inside notices those.
+
+/// A value of the only thread that there is.
+pub(crate) struct OneCpu<T>(T);
+
+// SAFETY: there is no second thread to share it with, or to send it to; see above.
+#[allow(unsafe_code, reason = "see UNSAFETY above")]
+unsafe impl<T> Sync for OneCpu<T> {}
+// SAFETY: the same.
+#[allow(unsafe_code, reason = "see UNSAFETY above")]
+unsafe impl<T> Send for OneCpu<T> {}
+
+impl<T> OneCpu<T> {
+    pub(crate) const fn new(value: T) -> OneCpu<T> {
+        OneCpu(value)
+    }
+}
+
+impl<T> core::ops::Deref for OneCpu<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

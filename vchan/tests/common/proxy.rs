@@ -1,0 +1,324 @@
+//! A XenStore that can be killed at any message and started again: a relay before the emulated
+//! host's. What the emulated store knows, it keeps; a test removes what a restart is to lose.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use vchan::host::{EventChannel, EventChannels, GrantRef, Grants, Port, Shared, Time, UnmapNotify};
+use vchan::memory::{Access, Region};
+use vchan::xenstore::Client;
+use vchan::xenstore::codec::{Decoder, Kind, Message};
+use vchan::{DomId, Host, HostError};
+use vchan_emulator::Emulator;
+
+use crate::common::LONG;
+
+/// Where the store dies: before it does what a message asks for, or before it says that it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Death {
+    BeforeRequest,
+    BeforeReply,
+}
+
+pub struct Proxy {
+    place: PathBuf,
+    state: Arc<State>,
+}
+
+struct State {
+    target: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    listener: Option<UnixListener>,
+    sockets: Vec<UnixStream>,
+    /// Requests until the store dies, and how.
+    death: Option<(u32, Death)>,
+    /// The next reply is the one that is not sent.
+    mute: bool,
+    /// What was asked for since it started.
+    requests: Vec<Kind>,
+    /// How many requests the next round trips have; none are passed on before all of one are there.
+    trips: VecDeque<usize>,
+    /// Those of the next trip that are there.
+    gathered: Vec<Message>,
+}
+
+impl Proxy {
+    /// A relay to the XenStore of a domain.
+    pub fn start(emulator: &Emulator, domid: DomId) -> Proxy {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: only to be another number each time.
+        let nth = STARTED.fetch_add(1, Ordering::Relaxed);
+        let directory = emulator.directory();
+        let proxy = Proxy {
+            place: directory.join(format!("relay-{nth}")),
+            state: Arc::new(State {
+                target: emulator.domain_directory(domid).join("xenstored"),
+                inner: Mutex::default(),
+            }),
+        };
+        proxy.revive();
+        proxy
+    }
+
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// The domain's host, with this as its XenStore.
+    pub fn host(&self, emulator: &Emulator, domid: DomId) -> Host {
+        // Whatever is to fail at once does so long before this.
+        let store = Client::open_at(&self.place).unwrap().with_time_limit(LONG);
+        self.host_with(emulator, domid, store)
+    }
+
+    /// The same, by a client of this that a test has made.
+    pub fn host_with(&self, emulator: &Emulator, domid: DomId, store: Client) -> Host {
+        let host = emulator.host(domid).unwrap();
+        Host::new(Parts(host.clone()), Parts(host), store)
+    }
+
+    /// Dies at the request with this number from now on, the first is 0.
+    pub fn die_at(&self, request: u32, death: Death) {
+        self.state.lock().death = Some((request, death));
+    }
+
+    /// What was asked for since it started.
+    pub fn requests(&self) -> Vec<Kind> {
+        self.state.lock().requests.clone()
+    }
+
+    /// Passes requests on in these numbers from now on, each when all of it are there: so whoever
+    /// waits for an answer in between waits for ever.
+    pub fn expect_trips(&self, trips: &[usize]) {
+        let mut inner = self.state.lock();
+        inner.trips = trips.iter().copied().collect();
+        inner.requests.clear();
+    }
+
+    /// Goes on taking requests, and passes none on.
+    pub fn hang(&self) {
+        self.expect_trips(&[usize::MAX]);
+    }
+
+    /// What was asked for since; wrong before all have come.
+    pub fn trips_made(&self) -> Vec<Kind> {
+        let mut inner = self.state.lock();
+        assert!(inner.trips.is_empty(), "missing: {:?}", inner.trips);
+        std::mem::take(&mut inner.requests)
+    }
+
+    /// Takes `die_at` back.
+    pub fn live(&self) {
+        self.state.lock().death = None;
+    }
+
+    pub fn kill(&self) {
+        self.state.lock().kill();
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.state.lock().listener.is_some()
+    }
+
+    /// Waits until it has died, at most for `limit`; whether it has.
+    pub fn dies_within(&self, limit: Duration) -> bool {
+        let step = Duration::from_millis(1);
+        let mut waited = Duration::ZERO;
+        while self.is_alive() && waited < limit {
+            thread::sleep(step);
+            waited += step;
+        }
+        !self.is_alive()
+    }
+
+    /// Starts again after a death.
+    pub fn revive(&self) {
+        let mut inner = self.state.lock();
+        assert!(inner.listener.is_none(), "it is alive");
+        _ = std::fs::remove_file(&self.place);
+        let listener = UnixListener::bind(&self.place).unwrap();
+        *inner = Inner {
+            listener: Some(listener.try_clone().unwrap()),
+            ..Inner::default()
+        };
+        let state = Arc::clone(&self.state);
+        thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                state.serve(client);
+            }
+        });
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    fn serve(self: &Arc<State>, client: UnixStream) {
+        // The emulated host may have ended with the test.
+        let Ok(store) = UnixStream::connect(&self.target) else {
+            return;
+        };
+        let mut inner = self.lock();
+        if inner.listener.is_none() {
+            return;
+        }
+        for socket in [&client, &store] {
+            inner.sockets.push(socket.try_clone().unwrap());
+        }
+        for (from, to, requests) in [(&client, &store, true), (&store, &client, false)] {
+            let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+            let state = Arc::clone(self);
+            thread::spawn(move || {
+                state.relay(&from, &to, requests);
+                // One end is gone: so is the other.
+                _ = from.shutdown(Shutdown::Both);
+                _ = to.shutdown(Shutdown::Both);
+            });
+        }
+    }
+
+    fn relay(&self, mut from: &UnixStream, mut to: &UnixStream, requests: bool) {
+        let mut decoder = Decoder::new();
+        let mut bytes = [0; 4096];
+        loop {
+            match from.read(&mut bytes) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => decoder.push(&bytes[..count]),
+            }
+            while let Some(message) = decoder.next_message().unwrap() {
+                let passes = if requests {
+                    self.lock().request_passes(message.kind)
+                } else {
+                    message.kind == Kind::WATCH_EVENT || self.lock().reply_passes()
+                };
+                if !passes {
+                    return;
+                }
+                let messages = if requests {
+                    self.lock().gather(message)
+                } else {
+                    vec![message]
+                };
+                for message in messages {
+                    if to.write_all(&message.encode().unwrap()).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn request_passes(&mut self, kind: Kind) -> bool {
+        self.requests.push(kind);
+        match &mut self.death {
+            Some((0, death)) => {
+                self.mute = *death == Death::BeforeReply;
+                if !self.mute {
+                    self.kill();
+                }
+                self.mute
+            }
+            Some((rest, _)) => {
+                *rest -= 1;
+                true
+            }
+            None => true,
+        }
+    }
+
+    /// What is passed on now that this request has come.
+    fn gather(&mut self, request: Message) -> Vec<Message> {
+        self.gathered.push(request);
+        match self.trips.front() {
+            Some(&expected) if self.gathered.len() < expected => return Vec::new(),
+            _ => _ = self.trips.pop_front(),
+        }
+        std::mem::take(&mut self.gathered)
+    }
+
+    fn reply_passes(&mut self) -> bool {
+        if self.mute {
+            self.kill();
+        }
+        !self.mute
+    }
+
+    fn kill(&mut self) {
+        self.death = None;
+        for socket in self.sockets.drain(..) {
+            _ = socket.shutdown(Shutdown::Both);
+        }
+        if let Some(listener) = self.listener.take() {
+            // It wakes who accepts.
+            _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+/// The rest of a host.
+struct Parts(Host);
+
+impl Grants for Parts {
+    fn share(
+        &self,
+        peer: DomId,
+        pages: usize,
+        access: Access,
+        notify: Option<UnmapNotify>,
+    ) -> Result<Shared, HostError> {
+        self.0.grants().share(peer, pages, access, notify)
+    }
+
+    fn map(
+        &self,
+        peer: DomId,
+        references: &[GrantRef],
+        access: Access,
+        notify: Option<UnmapNotify>,
+    ) -> Result<Region, HostError> {
+        self.0.grants().map(peer, references, access, notify)
+    }
+}
+
+impl EventChannels for Parts {
+    fn bind_unbound(&self, peer: DomId) -> Result<Box<dyn EventChannel>, HostError> {
+        self.0.events().bind_unbound(peer)
+    }
+
+    fn bind_interdomain(
+        &self,
+        peer: DomId,
+        port: Port,
+    ) -> Result<Box<dyn EventChannel>, HostError> {
+        self.0.events().bind_interdomain(peer, port)
+    }
+
+    fn now(&self) -> Time {
+        self.0.events().now()
+    }
+
+    fn pause(&self, duration: Duration) {
+        self.0.events().pause(duration);
+    }
+}

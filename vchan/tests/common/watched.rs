@@ -1,0 +1,216 @@
+//! A host through which a test sees, delays and fails what a channel asks for.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use vchan::host::{
+    EventChannel, EventChannels, GrantRef, Grants, Permissions, Port, Shared, Store, Time,
+    UnmapNotify, Watch,
+};
+use vchan::memory::{Access, Region};
+use vchan::{DomId, Host, HostError, StoreError, StorePath};
+
+type Hook<T> = Mutex<Option<Box<dyn FnMut(T) + Send>>>;
+
+/// How often a wait looks at the peer, whatever its deadline.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What was asked of the host, and what a test does in between.
+#[derive(Default)]
+pub struct Calls {
+    pub notify: AtomicU64,
+    pub take: AtomicU64,
+    pub unmask: AtomicU64,
+    pub sleep: AtomicU64,
+    /// Sending events fails while this is set.
+    pub notify_fails: AtomicBool,
+    /// While this is set, nothing ends a sleep but an event, another thread or a deadline that is near:
+    /// the look that every wait takes once a second makes no lost event good.
+    pub never_looks: AtomicBool,
+    /// Called before an event is taken.
+    pub before_take: Hook<()>,
+    /// Called before a sleep.
+    pub before_sleep: Hook<()>,
+    /// Called before pages are mapped, with their references.
+    pub before_map: Hook<Vec<GrantRef>>,
+}
+
+impl Calls {
+    /// All calls that events cause: to take, to unmask, to sleep.
+    pub fn for_events(&self) -> u64 {
+        self.take.load(Relaxed) + self.unmask.load(Relaxed) + self.sleep.load(Relaxed)
+    }
+
+    fn run<T>(hook: &Hook<T>, what: T) {
+        // Taken out meanwhile: what it does may come back here.
+        let taken = hook.lock().unwrap().take();
+        if let Some(mut call) = taken {
+            call(what);
+            hook.lock().unwrap().get_or_insert(call);
+        }
+    }
+}
+
+pub fn hook<T>(place: &Hook<T>, call: impl FnMut(T) + Send + 'static) {
+    *place.lock().unwrap() = Some(Box::new(call));
+}
+
+/// `host`, watched.
+pub fn watched(host: &Host) -> (Host, Arc<Calls>) {
+    let calls = Arc::new(Calls::default());
+    let through = || Through {
+        host: host.clone(),
+        calls: Arc::clone(&calls),
+    };
+    (Host::new(through(), through(), through()), calls)
+}
+
+struct Through {
+    host: Host,
+    calls: Arc<Calls>,
+}
+
+impl Grants for Through {
+    fn share(
+        &self,
+        peer: DomId,
+        pages: usize,
+        access: Access,
+        notify: Option<UnmapNotify>,
+    ) -> Result<Shared, HostError> {
+        self.host.grants().share(peer, pages, access, notify)
+    }
+
+    fn map(
+        &self,
+        peer: DomId,
+        references: &[GrantRef],
+        access: Access,
+        notify: Option<UnmapNotify>,
+    ) -> Result<Region, HostError> {
+        Calls::run(&self.calls.before_map, references.to_vec());
+        self.host.grants().map(peer, references, access, notify)
+    }
+}
+
+impl EventChannels for Through {
+    fn bind_unbound(&self, peer: DomId) -> Result<Box<dyn EventChannel>, HostError> {
+        let inner = self.host.events().bind_unbound(peer)?;
+        Ok(self.channel(inner))
+    }
+
+    fn bind_interdomain(
+        &self,
+        peer: DomId,
+        port: Port,
+    ) -> Result<Box<dyn EventChannel>, HostError> {
+        let inner = self.host.events().bind_interdomain(peer, port)?;
+        Ok(self.channel(inner))
+    }
+
+    fn now(&self) -> Time {
+        self.host.events().now()
+    }
+
+    fn pause(&self, duration: Duration) {
+        self.host.events().pause(duration);
+    }
+}
+
+impl Through {
+    fn channel(&self, inner: Box<dyn EventChannel>) -> Box<dyn EventChannel> {
+        Box::new(WatchedChannel {
+            inner,
+            host: self.host.clone(),
+            calls: Arc::clone(&self.calls),
+        })
+    }
+}
+
+struct WatchedChannel {
+    inner: Box<dyn EventChannel>,
+    host: Host,
+    calls: Arc<Calls>,
+}
+
+impl EventChannel for WatchedChannel {
+    fn port(&self) -> Port {
+        self.inner.port()
+    }
+
+    fn notify(&self) -> Result<(), HostError> {
+        self.calls.notify.fetch_add(1, Relaxed);
+        if self.calls.notify_fails.load(Relaxed) {
+            return Err(HostError::new("send an event, says the test"));
+        }
+        self.inner.notify()
+    }
+
+    fn take(&self) -> Result<bool, HostError> {
+        self.calls.take.fetch_add(1, Relaxed);
+        Calls::run(&self.calls.before_take, ());
+        self.inner.take()
+    }
+
+    fn unmask(&self) -> Result<(), HostError> {
+        self.calls.unmask.fetch_add(1, Relaxed);
+        self.inner.unmask()
+    }
+
+    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+        self.calls.sleep.fetch_add(1, Relaxed);
+        Calls::run(&self.calls.before_sleep, ());
+        let never_looks = self.calls.never_looks.load(Relaxed);
+        let is_near = |deadline: Time| deadline.since(self.host.events().now()) < LOOK_INTERVAL / 2;
+        let deadline = deadline.filter(|deadline| !never_looks || is_near(*deadline));
+        self.inner.sleep(deadline)
+    }
+
+    fn wake(&self) {
+        self.inner.wake();
+    }
+
+    fn is_bound(&self) -> Result<Option<bool>, HostError> {
+        self.inner.is_bound()
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.as_fd()
+    }
+}
+
+impl Store for Through {
+    fn read(&self, path: &StorePath) -> Result<Vec<u8>, StoreError> {
+        self.host.store().read(path)
+    }
+
+    fn write(&self, path: &StorePath, value: &[u8]) -> Result<(), StoreError> {
+        self.host.store().write(path, value)
+    }
+
+    fn remove(&self, path: &StorePath) -> Result<(), StoreError> {
+        self.host.store().remove(path)
+    }
+
+    fn directory(&self, path: &StorePath) -> Result<Vec<String>, StoreError> {
+        self.host.store().directory(path)
+    }
+
+    fn permissions(&self, path: &StorePath) -> Result<Permissions, StoreError> {
+        self.host.store().permissions(path)
+    }
+
+    fn set_permissions(&self, path: &StorePath, to: &Permissions) -> Result<(), StoreError> {
+        self.host.store().set_permissions(path, to)
+    }
+
+    fn is_domain_introduced(&self, domid: DomId) -> Result<bool, StoreError> {
+        self.host.store().is_domain_introduced(domid)
+    }
+
+    fn watch(&self, path: &StorePath) -> Result<Box<dyn Watch>, StoreError> {
+        self.host.store().watch(path)
+    }
+}

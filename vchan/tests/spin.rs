@@ -1,0 +1,243 @@
+//! Spinning: what ends it, and what the peer notices of it.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::raw::RawPeer;
+use common::watched::watched;
+use common::{LONG, World, bounded, guest};
+use vchan::layout::{Geometry, NOTIFY_WRITE, Ring};
+use vchan::{Channel, Client, DomId, Error, PeerFault, Server, Spin};
+
+const SHORT: Duration = Duration::from_millis(100);
+
+fn busy(world: &World) -> (Channel, Channel) {
+    let (mut server, mut client) = world.pair(4096, 4096);
+    server.set_spin(Spin::Always);
+    client.set_spin(Spin::Always);
+    (server, client)
+}
+
+#[test]
+fn who_never_sleeps_needs_no_event() {
+    bounded(|| {
+        let world = World::new();
+        let (guest_host, guests) = watched(&world.guest);
+        let (host, hosts) = watched(&world.dom0);
+        let mut server = Server::builder(&guest_host, DomId::DOM0)
+            .spin(Spin::Always)
+            .bind()
+            .unwrap();
+        let client = Client::builder(&host, guest()).spin(Spin::Always);
+        let mut client = client.connect().unwrap();
+        let mut echo = server.accept().unwrap();
+        let echo = thread::spawn(move || {
+            let mut message = [0; 64];
+            while echo.recv(&mut message).is_ok() {
+                echo.send(&message).unwrap();
+            }
+        });
+        let mut exchange = |count: u8| {
+            for nth in 0..count {
+                let mut answer = [0; 64];
+                client.send(&[nth; 64]).unwrap();
+                client.recv(&mut answer).unwrap();
+                assert_eq!(answer, [nth; 64]);
+            }
+        };
+        // Either side is asked for its first event before the other has begun to spin.
+        exchange(1);
+        let calls =
+            || [&guests, &hosts].map(|calls| (calls.notify.load(Relaxed), calls.for_events()));
+        let before = calls();
+        exchange(200);
+        assert_eq!(calls(), before, "(notify, for events) of guest and dom0");
+        drop(client);
+        echo.join().unwrap();
+    });
+}
+
+#[test]
+fn a_spin_ends_at_its_deadline_and_has_asked_for_nothing() {
+    bounded(|| {
+        let world = World::new();
+        let (guest_host, calls) = watched(&world.guest);
+        let mut server = Server::builder(&guest_host, DomId::DOM0).bind().unwrap();
+        let mut client = world.client();
+        let mut server = server.accept().unwrap();
+        client.set_spin(Spin::Always);
+        // Takes the request away that a client makes when it connects.
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        let before = calls.notify.load(Relaxed);
+        client.set_read_timeout(Some(SHORT));
+        let since = Instant::now();
+        assert!(matches!(client.read(&mut [0]), Err(Error::TimedOut { .. })));
+        assert!(since.elapsed() >= SHORT);
+        server.write_all(b"y").unwrap();
+        assert_eq!(calls.notify.load(Relaxed), before);
+    });
+}
+
+#[test]
+fn a_spin_ends_with_the_peer() {
+    bounded(|| {
+        let world = World::new();
+        let (server, mut client) = busy(&world);
+        let reader = thread::spawn(move || client.read(&mut [0]).unwrap());
+        thread::sleep(SHORT);
+        drop(server);
+        assert_eq!(reader.join().unwrap(), 0);
+
+        let (mut server, client) = busy(&world);
+        let writer = thread::spawn(move || server.write_all(&[0; 100_000]).unwrap_err());
+        thread::sleep(SHORT);
+        drop(client);
+        assert_eq!(
+            writer.join().unwrap().kind(),
+            std::io::ErrorKind::BrokenPipe
+        );
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn a_spin_ends_with_the_peers_domain() {
+    bounded(|| {
+        let world = World::new();
+        let (server, mut client) = busy(&world);
+        let reader = thread::spawn(move || client.read(&mut [0]).unwrap_err());
+        thread::sleep(SHORT);
+        world.emulator.destroy_domain(guest()).unwrap();
+        assert!(matches!(reader.join().unwrap(), Error::PeerDied));
+        drop(server);
+    });
+}
+
+#[test]
+fn a_spin_ends_when_another_thread_closes() {
+    bounded(|| {
+        let world = World::new();
+        let (server, client) = busy(&world);
+        let (mut reading, writing) = client.into_split();
+        let reader = thread::spawn(move || reading.read(&mut [0]).unwrap());
+        thread::sleep(SHORT);
+        writing.shutdown();
+        assert_eq!(reader.join().unwrap(), 0);
+        drop((server, writing));
+        world.assert_clean();
+    });
+}
+
+/// A peer that the test is, with a ring of `size` bytes to the client that it gives.
+fn raw_server(world: &World, size: usize) -> (RawPeer, Channel) {
+    let geometry = Geometry::for_server(4096, size).unwrap();
+    let mut raw = RawPeer::serve(&world.guest, DomId::DOM0, geometry, 0).unwrap();
+    let client = world.client();
+    assert!(raw.connected());
+    let asked = raw.side.asked_of_us();
+    raw.control.clear_bits(asked, NOTIFY_WRITE, SeqCst);
+    (raw, client)
+}
+
+fn assert_at_fault(error: &Error) {
+    let fault = Error::PeerFault(PeerFault::Index {
+        found: 12345,
+        own: 0,
+        size: 4096,
+    });
+    assert_eq!(error.to_string(), fault.to_string());
+}
+
+#[test]
+fn a_fault_found_by_one_half_ends_the_spin_of_the_other() {
+    bounded(|| {
+        let world = World::new();
+        let (raw, mut client) = raw_server(&world, 4096);
+        client.set_spin(Spin::Always);
+        let (mut reading, mut writing) = client.into_split();
+        let reader = thread::spawn(move || reading.read(&mut [0]).unwrap_err());
+        thread::sleep(SHORT);
+        raw.store(Ring::Left.cons(), 12345);
+        assert_at_fault(&writing.buffer_space().unwrap_err());
+        assert_at_fault(&reader.join().unwrap());
+    });
+}
+
+#[test]
+fn a_peer_that_goes_on_writing_does_not_make_a_spin_longer() {
+    bounded(|| {
+        let world = World::new();
+        let size = 1 << 20;
+        let (raw, mut client) = raw_server(&world, size);
+        let victim = thread::spawn(move || client.recv(&mut vec![0; size]));
+        // A byte at a time: each is a change to look at, none is enough. The spin is over when the
+        // client asks for an event.
+        let asked = || raw.control.load_byte(raw.side.asked_of_us(), SeqCst) & NOTIFY_WRITE != 0;
+        let since = Instant::now();
+        let mut prod = 0;
+        while !asked() && since.elapsed() < LONG / 2 {
+            if prod < (1 << 20) - 1 {
+                prod += 1;
+                raw.store(Ring::Right.prod(), prod);
+            }
+            for _ in 0..100 {
+                std::hint::spin_loop();
+            }
+        }
+        assert!(asked(), "it spins on after {prod} bytes");
+        raw.store(Ring::Right.prod(), 1 << 20);
+        raw.port.notify().unwrap();
+        victim.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn nobody_spins_for_a_client_that_has_not_come() {
+    bounded(|| {
+        let world = World::new();
+        let (guest_host, calls) = watched(&world.guest);
+        let mut server = Server::builder(&guest_host, DomId::DOM0)
+            .spin(Spin::Always)
+            .bind()
+            .unwrap();
+        let pending = server.pending().unwrap();
+        pending.set_read_timeout(Some(SHORT));
+        assert!(matches!(
+            pending.read(&mut [0]),
+            Err(Error::TimedOut { .. })
+        ));
+        assert!(calls.sleep.load(Relaxed) > 0);
+    });
+}
+
+#[test]
+fn bytes_arrive_in_order_whatever_both_sides_do() {
+    bounded(|| {
+        for ours in [Spin::Never, Spin::Adaptive, Spin::Always] {
+            for theirs in [Spin::Never, Spin::Adaptive, Spin::Always] {
+                let world = World::new();
+                let (mut server, mut client) = world.pair(1024, 1024);
+                server.set_spin(ours);
+                client.set_spin(theirs);
+                let bytes = common::pattern(100_000, 8);
+                let sent = bytes.clone();
+                let writer = thread::spawn(move || {
+                    for piece in sent.chunks(100) {
+                        server.write_all(piece).unwrap();
+                    }
+                });
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).unwrap();
+                assert!(received == bytes, "{ours:?} {theirs:?}");
+                writer.join().unwrap();
+                drop(client);
+                world.assert_clean();
+            }
+        }
+    });
+}

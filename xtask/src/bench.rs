@@ -1,0 +1,101 @@
+//! `cargo xtask bench` and `cargo xtask gates`: both libraries in one program, built as users build.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::process;
+use crate::report::Tally;
+use crate::test::{REQUIRE_XEN, tell_tests};
+use crate::xen::packages::Packages;
+
+/// The command line.
+#[derive(Args)]
+pub struct Bench {
+    /// In under five minutes, with a part of the matrix
+    #[arg(long)]
+    quick: bool,
+    /// Also write the rows as a list of objects with name, value, must, aim and met
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Measures the table of goals and writes docs/PERFORMANCE.md.
+pub fn run(bench: &Bench) -> Result<ExitCode> {
+    let packages = Packages::prepare();
+    if let Err(why) = &packages {
+        println!("rows with the C library are left out: {why:#}\n");
+    }
+    let program = build(packages.as_ref().ok())?;
+    let mut command = Command::new(program);
+    command.arg("goals").arg("--document");
+    command.arg(process::workspace().join("docs/PERFORMANCE.md"));
+    if bench.quick {
+        command.arg("--quick");
+    }
+    if let Some(file) = &bench.json {
+        command.arg("--json").arg(file);
+    }
+    process::run(&mut command)?;
+    println!("\ndocs/PERFORMANCE.md is written");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tries the gates and prints the closing line.
+pub fn gates_alone() -> Result<ExitCode> {
+    Ok(gates(Packages::prepare().ok().as_ref())?.close())
+}
+
+/// Holds the counts against their limits.
+pub fn gates(packages: Option<&Packages>) -> Result<Tally> {
+    println!("\nCounts that must not grow:");
+    let missing = ["valgrind", "objdump"]
+        .into_iter()
+        .find(|program| !process::exists(program));
+    if let Some(missing) = missing {
+        let required = std::env::var(REQUIRE_XEN).is_ok_and(|value| value == "1");
+        println!("  nothing is counted: {missing} is not on this machine");
+        let (failed, skipped) = if required { (1, 0) } else { (0, 1) };
+        return Ok(Tally {
+            failed,
+            skipped,
+            ..Tally::default()
+        });
+    }
+    let program = build(packages)?;
+    let output = Command::new(&program)
+        .arg("gates")
+        .output()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    let mut tally = Tally::default();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        println!("  {line}");
+        match line.split(' ').next() {
+            Some("ok") => tally.passed += 1,
+            Some("FAILED") => tally.failed += 1,
+            _ => tally.skipped += 1,
+        }
+    }
+    if !output.status.success() && tally.failed == 0 {
+        print!("{}", String::from_utf8_lossy(&output.stderr));
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+/// The program with both libraries, or with ours alone, optimised as every release is.
+fn build(packages: Option<&Packages>) -> Result<PathBuf> {
+    let mut command = process::cargo();
+    command.args(["build", "--release", "--package", "vchan-compare"]);
+    if let Some(packages) = packages {
+        tell_tests(&mut command, packages);
+    }
+    process::run(&mut command)?;
+    let program = process::target_directory().join("release/vchan-compare");
+    if !Path::new(&program).is_file() {
+        bail!("{} was not built", program.display());
+    }
+    Ok(program)
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask unikernel`: the programs that are guests without an operating system.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+/// What is built: the package in `unikernel/`, and the program in it.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("echo-guest-xen", "echo-guest"),
+    ("echo-client-xen", "echo-client"),
+    ("echo-many-xen", "echo-many"),
+];
+
+/// Builds the programs, each to `target/xen/<program>.xen`.
+pub fn build() -> Result<Vec<PathBuf>> {
+    let target = process::target_directory().join("unikernel");
+    let mut cargo = process::cargo();
+    // What the programs of this workspace are built with, such as a static C library, is not for
+    // those of the other.
+    cargo
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .args(["build", "--quiet", "--release", "--locked"])
+        .args(
+            PROGRAMS
+                .map(|(package, _)| ["--package", package])
+                .as_flattened(),
+        )
+        .arg("--manifest-path")
+        .arg(process::workspace().join("unikernel/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target);
+    process::run(&mut cargo).context("the guests for bare Xen cannot be built")?;
+    fs::create_dir_all(process::xen_directory())?;
+    let copied = PROGRAMS.iter().map(|(_, program)| {
+        let image = process::xen_directory().join(format!("{program}.xen"));
+        fs::copy(target.join("release").join(program), &image)
+            .with_context(|| format!("cannot write {}", image.display()))?;
+        Ok(image)
+    });
+    copied.collect()
+}
+
+/// `cargo xtask unikernel`.
+pub fn announce() -> Result<ExitCode> {
+    for image in build()? {
+        let size = fs::metadata(&image)?.len();
+        println!("unikernel  {}  ({size} bytes)", image.display());
+    }
+    println!("\nEach runs as PV and as PVH.");
+    println!("\nOn a Xen host, in this directory and as root:\n");
+    println!("    xl create -c xl/echo.xl     # PV;  PVH: xl create -c xl/echo-pvh.xl");
+    println!("    node-cli $(xl domid echo)\n");
+    println!("On another machine, copy echo-guest.xen there and change the path in echo.xl.");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,69 @@
+//! The programs that run inside: static, so that an initramfs needs no libraries for them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::packages::Packages;
+use crate::process;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Builds workspace packages as static programs and returns the directory that holds them.
+pub fn build_static(packages: &[&str]) -> Result<PathBuf> {
+    let mut command = process::cargo();
+    command.args(["build", "--release", "--target", TARGET]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    command
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+    process::run(&mut command).with_context(|| {
+        format!("building for real Xen needs the Rust target {TARGET} (rustup target add {TARGET})")
+    })?;
+    Ok(process::target_directory().join(TARGET).join("release"))
+}
+
+/// Compiles the C peer against the unmodified C library of the unpacked packages.
+pub fn build_c_peer(packages: &Packages) -> Result<PathBuf> {
+    process::need(
+        "cc",
+        "the C peer needs a C compiler: apt-get install gcc libc6-dev",
+    )?;
+    let source = process::workspace().join("tests/c/vchan-peer.c");
+    let program = process::xen_directory().join("vchan-peer");
+    if is_newer(&program, &source) {
+        return Ok(program);
+    }
+    let usr = packages.root.join("usr");
+    let mut cc = Command::new("cc");
+    cc.args([
+        "-std=gnu11",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-static",
+        "-pthread",
+        "-I",
+    ])
+    .arg(usr.join("include"))
+    .arg(&source)
+    .arg("-o")
+    .arg(&program)
+    .arg("-L")
+    .arg(usr.join("lib/x86_64-linux-gnu"))
+    .args(["-lxenvchan", "-lxenstore", "-lxengnttab", "-lxenevtchn"])
+    .args(["-lxentoollog", "-lxentoolcore", "-lxencall"]);
+    process::output(&mut cc)?;
+    Ok(program)
+}
+
+fn is_newer(made: &Path, from: &Path) -> bool {
+    let time = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    time(made)
+        .zip(time(from))
+        .is_some_and(|(made, from)| made > from)
+}
