@@ -92,7 +92,9 @@ impl Place {
             let own = Pages::new(count)?;
             let base = own.address();
             let own = Some(own);
-            return Some(Place { base, count, own });
+            let place = Place { base, count, own };
+            place.empty().ok()?;
+            return Some(place);
         }
         let size = count.checked_mul(PAGE)?;
         let base = WINDOW.borrow_mut().take(size)?.start;
@@ -107,6 +109,19 @@ impl Place {
             self.count
         );
         self.base + index * PAGE
+    }
+
+    /// Takes a PV guest's own memory away from here, also from what the processor remembers. Xen
+    /// flushes nothing when it puts a granted page over another one: until the next switch of
+    /// address spaces the program would go on reading and writing its own memory.
+    fn empty(&self) -> Result<(), Errno> {
+        (0..self.count).try_for_each(|index| {
+            // SAFETY: a place is there for this, and has no region yet.
+            #[allow(unsafe_code, reason = "see UNSAFETY above")]
+            unsafe {
+                mmu::update_va_mapping(self.address(index), 0)
+            }
+        })
     }
 
     /// Puts a machine frame at page `index`, for PV.
