@@ -17,10 +17,14 @@ use crate::memory::{Access, PAGE_SIZE};
 use crate::patience::{Blocking, Patience, ask, at_once};
 use crate::ring::{Consumer, Producer};
 use crate::server::ring_bytes;
-use crate::{DomId, Error, PortName, Spin, StoreError, StorePath};
+use crate::{DomId, Error, PortName, Spin, StoreError, StoreErrorKind, StorePath};
 
 /// How long XenStore may be away before a client that waits gives up.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(5);
+
+/// How much of the time between two vain attempts to reach it counts: far more than a refusal takes.
+/// More than that, and this program was stopped, and XenStore perhaps with it.
+const LONGEST_STEP: Duration = Duration::from_millis(500);
 
 /// How long a client waits before it looks whether XenStore is back.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(200);
@@ -90,7 +94,7 @@ impl ClientBuilder {
     /// [`Error::OwnDomain`], [`Error::Path`], [`Error::Store`].
     pub fn start(self) -> Result<Client, Error> {
         let deadline = self.deadline();
-        let patience = Blocking::within(deadline, &self.host);
+        let patience = Blocking { deadline };
         at_once(self.start_with(deadline, &patience))
     }
 
@@ -152,7 +156,10 @@ enum Obstacle {
     Stale(Error),
     /// XenStore was there and is away now.
     Outage {
-        since: Time,
+        /// How long that is, as far as it counts.
+        lasted: Duration,
+        /// When it was seen last.
+        seen: Time,
         why: StoreError,
     },
 }
@@ -241,24 +248,37 @@ impl Client {
     }
 
     fn patience(&self) -> Blocking {
-        Blocking::within(self.deadline, &self.host)
+        Blocking {
+            deadline: self.deadline,
+        }
     }
 
     /// Notes that the store is away, if that is what `error` says, and if it was there before and
     /// has not been away for too long; otherwise returns the error.
     pub(crate) fn bear(&mut self, error: Error) -> Result<(), Error> {
         let now = self.host.events().now();
-        let since = match self.obstacle {
+        let (before, seen) = match self.obstacle {
             Obstacle::Unknown => return Err(error),
-            Obstacle::Outage { since, .. } => since,
-            Obstacle::Missing(_) | Obstacle::Stale(_) => now,
+            Obstacle::Outage { lasted, seen, .. } => (lasted, seen),
+            Obstacle::Missing(_) | Obstacle::Stale(_) => (Duration::ZERO, now),
         };
+        let mut step = now.since(seen);
+        let did_not_answer =
+            matches!(&error, Error::Store(why) if why.kind == StoreErrorKind::TimedOut);
+        if !did_not_answer && keeps("outage-steps") {
+            step = step.min(LONGEST_STEP);
+        }
+        let lasted = before.saturating_add(step);
         match error {
-            Error::Store(why) if why.is_outage() && now.since(since) < LONGEST_OUTAGE => {
+            Error::Store(why) if why.is_outage() && lasted < LONGEST_OUTAGE => {
                 tracing::warn!(%why, "waiting for XenStore");
                 // It does not survive its connection.
                 self.watch = None;
-                self.obstacle = Obstacle::Outage { since, why };
+                self.obstacle = Obstacle::Outage {
+                    lasted,
+                    seen: now,
+                    why,
+                };
                 Ok(())
             }
             error => Err(error),

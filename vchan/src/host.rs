@@ -22,8 +22,10 @@ use crate::memory::{Access, Region};
 use crate::patience::{Blocking, Patience, ask, at_once};
 use crate::{DomId, Error, HostError, StoreError, StoreErrorKind, StorePath};
 
+mod countdown;
 mod requests;
 
+pub(crate) use countdown::Countdown;
 pub use requests::{Answers, Ongoing, Reply, Request};
 pub(crate) use requests::{one_after_another, other_answer};
 

@@ -15,10 +15,12 @@ use crate::{Error, StoreError};
 
 /// A way to wait for XenStore.
 pub(crate) trait Patience: Sync {
-    /// The answers, when they have come or when there is no more time for them.
+    /// The answers to what was asked `now`, when they have come or when there is no more time for
+    /// them.
     fn answers(
         &self,
         ongoing: Box<dyn Ongoing>,
+        now: Time,
     ) -> impl Future<Output = Result<Answers, Error>> + Send;
 
     /// The same for what may as well be left undone: for a second at most.
@@ -29,8 +31,9 @@ pub(crate) trait Patience: Sync {
 /// ever needs.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Until when to wait for the store in a call that is to end by `deadline`: so that a call with no
-/// time at all still does what can be done at once.
+/// Until when to wait for an answer of the store in a call that is to end by `deadline`: so that a call
+/// with no time at all still does what can be done at once, and that nothing is left half done because
+/// this program, and perhaps the store with it, was stopped between two questions.
 pub(crate) fn with_grace(deadline: Option<Time>, now: Time) -> Option<Time> {
     deadline.map(|deadline| deadline.max(now.after(GRACE)))
 }
@@ -44,22 +47,13 @@ pub(crate) fn brief(deadline: Option<Time>, now: Time) -> Time {
 /// Waits in place.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Blocking {
-    /// Until when at most; `None` leaves it to the store's own limit.
+    /// By when the call is to end; `None` leaves it to the store's own limit.
     pub(crate) deadline: Option<Time>,
 }
 
-impl Blocking {
-    /// For a call that is to end by `deadline`.
-    pub(crate) fn within(deadline: Option<Time>, host: &Host) -> Blocking {
-        Blocking {
-            deadline: with_grace(deadline, host.events().now()),
-        }
-    }
-}
-
 impl Patience for Blocking {
-    async fn answers(&self, mut ongoing: Box<dyn Ongoing>) -> Result<Answers, Error> {
-        Ok(ongoing.wait(self.deadline))
+    async fn answers(&self, mut ongoing: Box<dyn Ongoing>, now: Time) -> Result<Answers, Error> {
+        Ok(ongoing.wait(with_grace(self.deadline, now)))
     }
 
     fn brief(&self, now: Time) -> Blocking {
@@ -85,7 +79,7 @@ pub(crate) async fn ask_all(
     requests: &[Request<'_>],
 ) -> Result<Answers, Error> {
     let ongoing = host.store().submit(requests);
-    let answers = patience.answers(ongoing).await?;
+    let answers = patience.answers(ongoing, host.events().now()).await?;
     if answers.len() == requests.len() {
         Ok(answers)
     } else {

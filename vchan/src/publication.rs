@@ -181,15 +181,24 @@ impl Publication {
     /// not exist are lost.
     pub(crate) fn renewed(&mut self) -> Result<(), StoreError> {
         while let Some((step, mut ongoing)) = self.renewal.take() {
-            let Some(answers) = ongoing.poll() else {
-                self.renewal = Some((step, ongoing));
-                return Ok(());
+            let now = self.host.events().now();
+            let answers = match ongoing.poll() {
+                Some(answers) => answers,
+                None if ongoing.limit().is_some_and(|limit| limit <= now) => {
+                    ongoing.wait(Some(now))
+                }
+                None => {
+                    self.renewal = Some((step, ongoing));
+                    return Ok(());
+                }
             };
             match step {
                 Renewal::Looking => self.mend(answers)?,
                 Renewal::Mending => {
-                    for answer in answers {
-                        answer?;
+                    if let Some(Err(error)) = answers.into_iter().find(Result::is_err) {
+                        // Then they are to be set again, too.
+                        self.peer_exists &= !keeps("mend-until-done");
+                        return Err(error);
                     }
                 }
             }

@@ -183,7 +183,8 @@ impl Server {
     /// # Errors
     /// As [`accept`](Server::accept).
     pub fn try_accept(&mut self) -> Result<Channel, Error> {
-        let patience = Blocking::within(Some(self.host.events().now()), &self.host);
+        let deadline = Some(self.host.events().now());
+        let patience = Blocking { deadline };
         if let Some(channel) = at_once(self.accepted(&patience))? {
             return Ok(channel);
         }
@@ -194,7 +195,7 @@ impl Server {
 
     fn accept_until(&mut self, deadline: Option<Time>) -> Result<Channel, Error> {
         loop {
-            let patience = Blocking::within(deadline, &self.host);
+            let patience = Blocking { deadline };
             let offer = at_once(self.offer(&patience))?;
             let link = Arc::clone(offer.channel.link());
             let seen = link.wakeups().generation();
@@ -252,33 +253,40 @@ impl Server {
         &mut self,
         patience: &impl Patience,
     ) -> Result<Option<Channel>, Error> {
-        let host = self.host.clone();
         let offer = self.offer(patience).await?;
         // On a fault, too, this offer is over: the next one has fresh pages.
         if !keeps("fault-ends-offer") {
             offer.channel.state()?;
         }
         if !matches!(offer.channel.state(), Ok(State::Waiting)) {
-            // A client that has come does not wait for a store that does not answer. Whoever
-            // follows keys that stay finds that they lead to nothing, and the next offer takes their
-            // place.
-            let patience = patience.brief(host.events().now());
-            if let Err(error) = offer.publication.withdraw(&patience).await {
-                tracing::warn!(%error, "the keys could not be removed");
-                offer.publication.abandon();
-            }
-            let Some(Offer { channel, .. }) = self.offered.take() else {
+            let Some(channel) = self.end_offer(patience).await else {
                 return Ok(None);
             };
             channel.state()?;
             return Ok(Some(channel));
         }
-        self.renew()?;
+        self.renew(patience).await?;
         Ok(None)
     }
 
-    /// Sees to the keys of the offer, without waiting for the store.
-    fn renew(&mut self) -> Result<(), Error> {
+    /// The offer is over: takes its keys back, and gives its channel.
+    ///
+    /// Nobody waits for a store that does not answer. Whoever follows keys that stay finds that they
+    /// lead to nothing, and the next offer takes their place.
+    async fn end_offer(&mut self, patience: &impl Patience) -> Option<Channel> {
+        // It stays until its keys are gone: the caller may give up in the middle.
+        let offer = self.offered.as_mut()?;
+        let patience = patience.brief(self.host.events().now());
+        if let Err(error) = offer.publication.withdraw(&patience).await {
+            tracing::warn!(%error, "the keys could not be removed");
+            offer.publication.abandon();
+        }
+        self.offered.take().map(|offer| offer.channel)
+    }
+
+    /// Sees to the keys of the offer, without waiting for the store. Where the offer cannot stand any
+    /// longer, ends it and says why.
+    async fn renew(&mut self, patience: &impl Patience) -> Result<(), Error> {
         let now = self.host.events().now();
         let Some(offer) = &mut self.offered else {
             return Ok(());
@@ -290,6 +298,9 @@ impl Server {
             if keeps("offer-stands")
                 && let Err(error) = offer.channel.link().wakeups().port().is_bound()
             {
+                if keeps("end-offer-in-a-task") {
+                    self.end_offer(patience).await;
+                }
                 self.offered = None;
                 return Err(error.into());
             }

@@ -57,13 +57,15 @@ pub type Answers = Vec<Result<Reply, StoreError>>;
 
 /// Requests that are under way. Dropping it forgets them; the store may still carry them out.
 pub trait Ongoing: Send + Sync {
-    /// The answers, once all are there. Does not wait. To be called no more after it has given
-    /// them.
+    /// The answers, once all are there. Does not wait, and does not give up, either: that is for the
+    /// caller to do, with [`wait`](Ongoing::wait) after the [`limit`](Ongoing::limit). To be called no
+    /// more after it has given them.
     fn poll(&mut self) -> Option<Answers>;
 
     /// Waits until all answers are there, at most until `deadline` and until the
     /// [`limit`](Ongoing::limit): those that are missing then are
-    /// [`TimedOut`](StoreErrorKind::TimedOut).
+    /// [`TimedOut`](StoreErrorKind::TimedOut). The time in which this program is stopped while it
+    /// waits need not count.
     fn wait(&mut self, deadline: Option<Time>) -> Answers;
 
     /// When the time limit of the requests ends; `None` where none is needed.

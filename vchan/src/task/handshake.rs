@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use super::{Channel, EventSource, Readiness, Runtime};
 use crate::endpoint::PROBE_INTERVAL;
-use crate::host::{Answers, Host, Ongoing, Time, Watch};
+use crate::host::{Answers, Countdown, Host, Ongoing, Time, Watch};
 use crate::patience::{Patience, brief, with_grace};
 use crate::{ClientBuilder, Error, Server, ServerBuilder};
 
@@ -19,7 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 struct InTask<'a> {
     runtime: &'a Runtime,
     host: Host,
-    /// Until when at most; `None` leaves it to the store's own limit.
+    /// By when the call is to end; `None` leaves it to the store's own limit.
     deadline: Option<Time>,
 }
 
@@ -29,33 +29,35 @@ impl<'a> InTask<'a> {
         InTask {
             runtime,
             host: host.clone(),
-            deadline: with_grace(deadline, host.events().now()),
+            deadline,
         }
     }
 }
 
 impl Patience for InTask<'_> {
-    async fn answers(&self, mut ongoing: Box<dyn Ongoing>) -> Result<Answers, Error> {
-        let now = || self.host.events().now();
+    async fn answers(&self, mut ongoing: Box<dyn Ongoing>, now: Time) -> Result<Answers, Error> {
+        let deadline = with_grace(self.deadline, now);
+        let ends = [deadline, ongoing.limit()].into_iter().flatten().min();
+        let mut limit = Countdown::new(ends.map_or(Duration::MAX, |end| end.since(now)));
         loop {
             // Those of a store that waits in place are there.
             if let Some(answers) = ongoing.poll() {
                 return Ok(answers);
             }
-            let ends = [self.deadline, ongoing.limit()].into_iter().flatten().min();
-            let rest = ends.map(|end| end.since(now()));
-            if rest == Some(Duration::ZERO) {
-                return Ok(ongoing.wait(ends));
-            }
+            let Some(nap) = limit.nap(self.now()) else {
+                return Ok(ongoing.wait(Some(self.now())));
+            };
+            let pause = nap.until.since(self.now());
             match self.runtime.reactor().answers(&*ongoing)? {
                 Some(readiness) => {
-                    return self.answered(ongoing, &*readiness, rest).await;
+                    let answered = self.answered(&mut *ongoing, &*readiness, pause).await?;
+                    if let Some(answers) = answered {
+                        return Ok(answers);
+                    }
                 }
-                None => {
-                    let pause = rest.map_or(LOOK_INTERVAL, |rest| rest.min(LOOK_INTERVAL));
-                    self.runtime.sleep(pause).await;
-                }
+                None => self.runtime.sleep(pause.min(LOOK_INTERVAL)).await,
             }
+            limit.slept(nap, self.now());
         }
     }
 
@@ -69,15 +71,19 @@ impl Patience for InTask<'_> {
 }
 
 impl InTask<'_> {
-    /// Waits until all is answered, at most for `limit`.
+    fn now(&self) -> Time {
+        self.host.events().now()
+    }
+
+    /// Waits until all is answered, at most for `pause`; `None` means that.
     async fn answered(
         &self,
-        mut ongoing: Box<dyn Ongoing>,
+        ongoing: &mut dyn Ongoing,
         readiness: &dyn Readiness,
-        limit: Option<Duration>,
-    ) -> Result<Answers, Error> {
-        let mut over = limit.map(|limit| self.runtime.sleep(limit));
-        let answers = poll_fn(|cx| {
+        pause: Duration,
+    ) -> Result<Option<Answers>, Error> {
+        let mut over = self.runtime.sleep(pause);
+        poll_fn(|cx| {
             // Others read from the store, too, and may read what this waits for.
             ongoing.register(cx.waker());
             let mut answers = ongoing.poll();
@@ -88,18 +94,12 @@ impl InTask<'_> {
                 };
                 match readiness.poll_take(cx.waker(), &mut look) {
                     Poll::Ready(looked) => _ = looked?,
-                    Poll::Pending => {
-                        return match &mut over {
-                            Some(over) => over.as_mut().poll(cx).map(|()| Ok(None)),
-                            None => Poll::Pending,
-                        };
-                    }
+                    Poll::Pending => return over.as_mut().poll(cx).map(|()| Ok(None)),
                 }
             }
-            Poll::Ready(Ok::<_, Error>(answers))
+            Poll::Ready(Ok(answers))
         })
-        .await?;
-        Ok(answers.unwrap_or_else(|| ongoing.wait(Some(self.host.events().now()))))
+        .await
     }
 }
 

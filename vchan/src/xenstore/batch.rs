@@ -15,7 +15,7 @@ use super::carrier::{Carrier, Dial, no_answer};
 use super::encoding::{self, Encoded, NoReply};
 use super::exchange::{Answer, Failure};
 use super::watch::{NodeWatch, watch_payload};
-use crate::host::{Answers, Ongoing, Reply, Request, Time, Watch, other_answer};
+use crate::host::{Answers, Countdown, Ongoing, Reply, Request, Time, Watch, other_answer};
 use crate::{StoreError, StoreErrorKind, StorePath};
 
 /// Requests that were made together.
@@ -127,9 +127,6 @@ impl<D: Dial> Batch<D> {
 impl<D: Dial> Ongoing for Batch<D> {
     fn poll(&mut self) -> Option<Answers> {
         let now = self.client.now();
-        if self.limit().is_some_and(|limit| limit <= now) {
-            return Some(self.wait(Some(now)));
-        }
         self.send(now);
         if let Some(connection) = self.connection.clone() {
             let drained = connection.push();
@@ -146,12 +143,15 @@ impl<D: Dial> Ongoing for Batch<D> {
     }
 
     fn wait(&mut self, deadline: Option<Time>) -> Answers {
-        let limit = self.since.after(self.client.limit());
+        let now = self.client.now();
+        // From now: it does not count how long this program was stopped since it made the requests.
+        let limit = now.after(self.client.limit());
         let deadline = deadline.map_or(limit, |deadline| deadline.min(limit));
         self.send(deadline);
         if let Some(connection) = self.connection.clone() {
+            let mut limit = Countdown::new(deadline.since(now));
             for asked in &mut self.asked {
-                asked.receive(&connection, |id| connection.wait_answer(id, deadline));
+                asked.receive(&connection, |id| connection.wait_answer(id, &mut limit));
             }
         }
         self.abandon();

@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use super::codec::{Kind, Malformed};
 use super::exchange::{Answer, Failure};
 use crate::StoreErrorKind;
-use crate::host::Time;
+use crate::host::{Countdown, Time};
 
 /// Carries requests to the store and brings back answers and watch events: one connection, from its
 /// beginning to its end.
@@ -28,8 +28,24 @@ pub(super) trait Carrier: Send + Sync + 'static {
     /// The answer to a request, if it was delivered.
     fn take_answer(&self, id: u32) -> Result<Option<Answer>, Failure>;
 
-    /// Waits for the answer to a request; `None` means the deadline.
-    fn wait_answer(&self, id: u32, deadline: Time) -> Result<Option<Answer>, Failure>;
+    /// Waits for the answer to a request until `deadline`, `None` means that; takes it at least if it
+    /// is there.
+    fn wait_answer_until(&self, id: u32, deadline: Time) -> Result<Option<Answer>, Failure>;
+
+    /// Waits for the answer to a request; `None` means that the time is up.
+    fn wait_answer(&self, id: u32, limit: &mut Countdown) -> Result<Option<Answer>, Failure> {
+        loop {
+            let now = self.now();
+            let Some(nap) = limit.nap(now) else {
+                return self.wait_answer_until(id, now);
+            };
+            let answer = self.wait_answer_until(id, nap.until)?;
+            limit.slept(nap, self.now());
+            if answer.is_some() {
+                return Ok(answer);
+            }
+        }
+    }
 
     /// Wakes `waker` when a request is answered, whoever reads it.
     fn register_request(&self, id: u32, waker: &Waker);
@@ -45,13 +61,13 @@ pub(super) trait Carrier: Send + Sync + 'static {
         payload: Vec<u8>,
         limit: Duration,
     ) -> Result<Answer, Failure> {
-        let deadline = self.now().after(limit);
         let id = self.queue(kind, transaction_id, payload)?;
         self.push();
-        self.wait_answer(id, deadline)?.ok_or_else(|| {
-            self.abandon(id);
-            no_answer(limit)
-        })
+        self.wait_answer(id, &mut Countdown::new(limit))?
+            .ok_or_else(|| {
+                self.abandon(id);
+                no_answer(limit)
+            })
     }
 
     /// The time on the clock of the deadlines.

@@ -111,7 +111,8 @@ impl Client {
     }
 
     /// The same connection with another time limit for each request. A request whose time is up
-    /// fails with [`StoreErrorKind::TimedOut`]; the store may still carry it out.
+    /// fails with [`StoreErrorKind::TimedOut`]; the store may still carry it out. The time in which
+    /// this program is stopped while it waits does not count.
     #[must_use]
     pub fn with_time_limit(mut self, limit: Duration) -> Client {
         self.limit = limit;

@@ -272,7 +272,7 @@ impl Carrier for Connection {
         self.lock().exchange.answer_or_failure(id)
     }
 
-    fn wait_answer(&self, id: u32, deadline: Time) -> Result<Option<Answer>, Failure> {
+    fn wait_answer_until(&self, id: u32, deadline: Time) -> Result<Option<Answer>, Failure> {
         let take = |exchange: &mut Exchange| exchange.take_answer(id);
         let (_state, answer) = self.wait(self.lock(), Some(deadline), take)?;
         Ok(answer)

@@ -90,7 +90,8 @@ impl<W: Wire> WireClient<W> {
     }
 
     /// The same client with another time limit for each request. A request whose time is up fails
-    /// with [`StoreErrorKind::TimedOut`]; the store may still carry it out.
+    /// with [`StoreErrorKind::TimedOut`]; the store may still carry it out. The time in which the
+    /// guest is stopped while it waits does not count.
     #[must_use]
     pub fn with_time_limit(mut self, limit: Duration) -> WireClient<W> {
         self.limit = limit;
@@ -311,7 +312,7 @@ impl<W: Wire> Carrier for Session<W> {
         self.state.lock().exchange.answer_or_failure(id)
     }
 
-    fn wait_answer(&self, id: u32, deadline: Time) -> Result<Option<Answer>, Failure> {
+    fn wait_answer_until(&self, id: u32, deadline: Time) -> Result<Option<Answer>, Failure> {
         self.wait(Some(deadline), |exchange| exchange.take_answer(id))
     }
 

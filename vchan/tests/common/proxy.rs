@@ -41,6 +41,8 @@ struct State {
 struct Inner {
     listener: Option<UnixListener>,
     sockets: Vec<UnixStream>,
+    /// Whether replies are kept back.
+    holds: bool,
     /// Requests until the store dies, and how.
     death: Option<(u32, Death)>,
     /// The next reply is the one that is not sent.
@@ -109,6 +111,16 @@ impl Proxy {
     /// Goes on taking requests, and passes none on.
     pub fn hang(&self) {
         self.expect_trips(&[usize::MAX]);
+    }
+
+    /// Does what it is asked for, and keeps back that it has.
+    pub fn hold(&self) {
+        self.state.lock().holds = true;
+    }
+
+    /// Gives all replies that were kept back.
+    pub fn release(&self) {
+        self.state.lock().holds = false;
     }
 
     /// What was asked for since; wrong before all have come.
@@ -196,6 +208,13 @@ impl State {
         }
     }
 
+    fn wait_while_held(&self) {
+        let is_held = |inner: &Inner| inner.holds && inner.listener.is_some();
+        while is_held(&self.lock()) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn relay(&self, mut from: &UnixStream, mut to: &UnixStream, requests: bool) {
         let mut decoder = Decoder::new();
         let mut bytes = [0; 4096];
@@ -208,6 +227,7 @@ impl State {
                 let passes = if requests {
                     self.lock().request_passes(message.kind)
                 } else {
+                    self.wait_while_held();
                     message.kind == Kind::WATCH_EVENT || self.lock().reply_passes()
                 };
                 if !passes {

@@ -3,11 +3,12 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 use std::time::Duration;
 
 use vchan::host::{
-    EventChannel, EventChannels, GrantRef, Grants, Permissions, Port, Shared, Store, Time,
-    UnmapNotify, Watch,
+    Answers, EventChannel, EventChannels, GrantRef, Grants, Ongoing, Permissions, Port, Request,
+    Shared, Store, Time, UnmapNotify, Watch,
 };
 use vchan::memory::{Access, Region};
 use vchan::{DomId, Host, HostError, StoreError, StorePath};
@@ -29,6 +30,10 @@ pub struct Calls {
     /// While this is set, nothing ends a sleep but an event, another thread or a deadline that is near:
     /// the look that every wait takes once a second makes no lost event good.
     pub never_looks: AtomicBool,
+    /// While this is set, no port is the caller's own any more, as after a restore.
+    pub ports_are_lost: AtomicBool,
+    /// How often XenStore was waited for in place.
+    pub waits_for_store: AtomicU64,
     /// Called before an event is taken.
     pub before_take: Hook<()>,
     /// Called before a sleep.
@@ -173,6 +178,9 @@ impl EventChannel for WatchedChannel {
     }
 
     fn is_bound(&self) -> Result<Option<bool>, HostError> {
+        if self.calls.ports_are_lost.load(Relaxed) {
+            return Err(HostError::new("look at a port, says the test"));
+        }
         self.inner.is_bound()
     }
 
@@ -212,5 +220,45 @@ impl Store for Through {
 
     fn watch(&self, path: &StorePath) -> Result<Box<dyn Watch>, StoreError> {
         self.host.store().watch(path)
+    }
+
+    fn submit(&self, requests: &[Request<'_>]) -> Box<dyn Ongoing> {
+        Box::new(WatchedOngoing {
+            inner: self.host.store().submit(requests),
+            host: self.host.clone(),
+            calls: Arc::clone(&self.calls),
+        })
+    }
+}
+
+struct WatchedOngoing {
+    inner: Box<dyn Ongoing>,
+    host: Host,
+    calls: Arc<Calls>,
+}
+
+impl Ongoing for WatchedOngoing {
+    fn poll(&mut self) -> Option<Answers> {
+        self.inner.poll()
+    }
+
+    fn wait(&mut self, deadline: Option<Time>) -> Answers {
+        // Who has no time left takes what is there.
+        if deadline.is_none_or(|deadline| deadline > self.host.events().now()) {
+            self.calls.waits_for_store.fetch_add(1, Relaxed);
+        }
+        self.inner.wait(deadline)
+    }
+
+    fn limit(&self) -> Option<Time> {
+        self.inner.limit()
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.inner.register(waker);
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.as_fd()
     }
 }

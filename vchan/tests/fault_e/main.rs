@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 mod permissions;
 mod restart;
+mod stopped;
 mod watches;
 
 use std::io::{Read, Write};
@@ -21,7 +22,7 @@ use common::{GUEST, guest, proxy};
 
 /// Long enough for anything that is to happen at once, on a machine that stops for some seconds in
 /// the middle of it; shorter than anything that is waited for in vain.
-const PROMPT: Duration = Duration::from_secs(15);
+const PROMPT: Duration = Duration::from_secs(25);
 
 /// A time that a test lets pass to see that nothing happens.
 const SHORT: Duration = Duration::from_millis(60);

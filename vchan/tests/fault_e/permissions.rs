@@ -7,8 +7,8 @@ use vchan::host::{NodeAccess, Permissions};
 use vchan::xenstore::codec::Kind;
 use vchan::{Channel, Client, DomId, Error, Host, Server, StoreErrorKind, StorePath};
 
-use crate::common::{LONG, World, bounded, guest};
-use crate::proxy::Proxy;
+use crate::common::{LONG, World, bounded, guest, wait_until};
+use crate::proxy::{Death, Proxy};
 use crate::{domid, key, path, talk, value};
 
 /// Bindings while a third domain looks.
@@ -181,6 +181,31 @@ fn fault_e06_the_usual_path_costs_no_question() {
             "domid, both keys, the first again"
         );
         drop((client, server, host));
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn fault_e05_permissions_that_the_store_did_not_set_are_set_again() {
+    bounded(|| {
+        let world = World::new();
+        let proxy = Proxy::start(&world.emulator, DomId::DOM0);
+        let host = proxy.host(&world.emulator, DomId::DOM0);
+        let late = domid(5);
+        let mut server = Server::builder(&host, late).bind().unwrap();
+        // What the server has set is lost: the domain was not there. It sees that there is one now,
+        // with its second question, and is not to get any further.
+        world.emulator.add_domain(late).unwrap();
+        proxy.die_at(2, Death::BeforeRequest);
+        let accepting = thread::spawn(move || drop(server.accept_timeout(LONG).unwrap()));
+        wait_until(|| !proxy.is_alive());
+        proxy.revive();
+        let client = Client::builder(&world.emulator.host(late).unwrap(), DomId::DOM0)
+            .timeout(LONG)
+            .connect();
+        accepting.join().unwrap();
+        drop((client.unwrap(), host, proxy));
+        world.emulator.destroy_domain(late).unwrap();
         world.assert_clean();
     });
 }
