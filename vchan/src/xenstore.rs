@@ -16,6 +16,7 @@ mod client;
 mod connection;
 mod encoding;
 mod exchange;
+mod numbered;
 mod requests;
 #[cfg(feature = "std")]
 mod transaction;

@@ -1,13 +1,14 @@
 //! What is under way on a connection: requests, their replies, and watches. No I/O: messages go in
 //! and out as values.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::task::Waker;
 
 use super::codec::{self, Kind, Message};
+use super::numbered::Numbered;
 use crate::guard::keeps;
 use crate::{StoreError, StoreErrorKind};
 
@@ -24,8 +25,8 @@ pub(super) struct Exchange {
     one_at_a_time: bool,
     /// With `one_at_a_time`: the request that was sent and is not answered.
     in_flight: Option<u32>,
-    requests: BTreeMap<u32, Request>,
-    watches: BTreeMap<u64, Watched>,
+    requests: Numbered<Request>,
+    watches: Numbered<Watched>,
     last_request: u32,
     last_watch: u64,
     failure: Option<Failure>,
@@ -205,7 +206,7 @@ impl Exchange {
             progress,
             waker: None,
         };
-        self.requests.insert(request_id, request);
+        self.requests.insert(request_id.into(), request);
         Ok(request_id)
     }
 
@@ -213,7 +214,7 @@ impl Exchange {
     fn free_request_id(&mut self) -> u32 {
         loop {
             self.last_request = self.last_request.wrapping_add(1);
-            if self.last_request != 0 && !self.requests.contains_key(&self.last_request) {
+            if self.last_request != 0 && !self.requests.contains(self.last_request.into()) {
                 return self.last_request;
             }
         }
@@ -221,11 +222,11 @@ impl Exchange {
 
     /// Takes the answer to a request, if it is there.
     pub(super) fn take_answer(&mut self, request_id: u32) -> Option<Answer> {
-        let request = self.requests.get(&request_id)?;
+        let request = self.requests.get(request_id.into())?;
         if !matches!(request.progress, Progress::Answered(_)) {
             return None;
         }
-        match self.requests.remove(&request_id)?.progress {
+        match self.requests.remove(request_id.into())?.progress {
             Progress::Answered(answer) => Some(answer),
             Progress::Waiting | Progress::Abandoned => None,
         }
@@ -241,7 +242,7 @@ impl Exchange {
 
     /// Wakes `waker` when a request is answered, or when the connection is given up.
     pub(super) fn register_request(&mut self, request_id: u32, waker: &Waker) {
-        if let Some(request) = self.requests.get_mut(&request_id) {
+        if let Some(request) = self.requests.get_mut(request_id.into()) {
             request.waker = Some(waker.clone());
         }
     }
@@ -251,8 +252,8 @@ impl Exchange {
         let unsent = |out: &Outgoing| out.request_id == request_id && out.sent == 0;
         if let Some(at) = self.outgoing.iter().position(unsent) {
             self.outgoing.remove(at);
-            self.requests.remove(&request_id);
-        } else if let Some(request) = self.requests.get_mut(&request_id) {
+            self.requests.remove(request_id.into());
+        } else if let Some(request) = self.requests.get_mut(request_id.into()) {
             request.progress = Progress::Abandoned;
         }
     }
@@ -299,7 +300,7 @@ impl Exchange {
             return Ok(());
         }
         let id = message.request_id;
-        let Some(request) = self.requests.get(&id) else {
+        let Some(request) = self.requests.get(id.into()) else {
             let detail = format!("a reply to request {id}, which was not made");
             return Err(Failure::protocol(detail));
         };
@@ -329,7 +330,7 @@ impl Exchange {
         if self.in_flight == Some(request_id) {
             self.in_flight = None;
         }
-        let Some(request) = self.requests.get_mut(&request_id) else {
+        let Some(request) = self.requests.get_mut(request_id.into()) else {
             return;
         };
         if matches!(request.progress, Progress::Waiting) {
@@ -340,7 +341,7 @@ impl Exchange {
             return;
         }
         let begun = request.kind == Kind::TRANSACTION_START;
-        self.requests.remove(&request_id);
+        self.requests.remove(request_id.into());
         // A transaction that began after its requester had left would stay open for ever, and a
         // domain has only a few.
         if let (true, Answer::Reply(payload)) = (begun, answer)
@@ -367,18 +368,18 @@ impl Exchange {
     }
 
     pub(super) fn remove_watch(&mut self, watch: u64) {
-        self.watches.remove(&watch);
+        self.watches.remove(watch);
     }
 
     /// Whether a watch has fired since the last time asked.
     pub(super) fn take_event(&mut self, watch: u64) -> bool {
-        let watched = self.watches.get_mut(&watch);
+        let watched = self.watches.get_mut(watch);
         watched.is_some_and(|watched| core::mem::take(&mut watched.fired))
     }
 
     /// Wakes `waker` when a watch fires, or when the connection is given up.
     pub(super) fn register(&mut self, watch: u64, waker: &Waker) {
-        if let Some(watched) = self.watches.get_mut(&watch) {
+        if let Some(watched) = self.watches.get_mut(watch) {
             watched.waker = Some(waker.clone());
         }
     }
@@ -386,7 +387,7 @@ impl Exchange {
     fn deliver_watch_event(&mut self, payload: &[u8]) {
         let token = codec::watch_event(payload).map(|(_, token)| token);
         let watch = token.ok().and_then(parse_token);
-        match watch.and_then(|watch| self.watches.get_mut(&watch)) {
+        match watch.and_then(|watch| self.watches.get_mut(watch)) {
             Some(watched) => {
                 watched.fired = true;
                 if keeps("watch-wakes") {
