@@ -122,7 +122,7 @@ impl Guest {
 
     /// Waits until the server in the guest has published.
     pub fn wait_for_server(&self) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(150);
+        let until = program::latest(Duration::from_secs(150));
         let path = self.path("vchan");
         while store::keys(&path)?.is_none() {
             ensure!(
@@ -142,7 +142,7 @@ impl Guest {
 
     /// Waits until the guest's name is another domain's, which it is from then on.
     pub fn wait_for_successor(&mut self, limit: Duration) -> Result<()> {
-        let until = Instant::now() + limit;
+        let until = program::latest(limit);
         loop {
             match domid(&self.name)? {
                 Some(domid) if domid != self.domid => {
@@ -249,7 +249,7 @@ fn console_of(name: &str) -> String {
 }
 
 fn wait_for_words(name: &str, words: &str, limit: Duration) -> Result<()> {
-    let until = Instant::now() + limit;
+    let until = program::latest(limit);
     loop {
         let said = console_of(name);
         if said.contains(words) {

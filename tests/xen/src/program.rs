@@ -10,6 +10,15 @@ use anyhow::{Context, Result, bail};
 
 type Shared = Arc<Mutex<Vec<u8>>>;
 
+/// By how much the limits are exceeded before that counts as a failure. They are written down for a
+/// machine that does nothing else, and are there for what never ends, not for what is slow.
+pub const LENIENCE: u32 = 4;
+
+/// When a wait that may take `limit` has failed.
+pub fn latest(limit: Duration) -> Instant {
+    Instant::now() + limit * LENIENCE
+}
+
 /// A running program. Dropping it kills it.
 pub struct Program {
     name: String,
@@ -115,7 +124,7 @@ impl Program {
 
     /// Waits until standard output has a whole line that starts with `beginning`; returns the rest.
     pub fn expect_line(&mut self, beginning: &str, limit: Duration) -> Result<String> {
-        let until = Instant::now() + limit;
+        let until = latest(limit);
         let buffer = Arc::clone(&self.stdout);
         loop {
             let bytes = contents(&buffer);
@@ -153,7 +162,7 @@ impl Program {
     }
 
     fn expect(&mut self, buffer: &Shared, text: &str, limit: Duration) -> Result<()> {
-        let until = Instant::now() + limit;
+        let until = latest(limit);
         loop {
             let ended = self.child.try_wait()?;
             if contains(&contents(buffer), text.as_bytes()) {
@@ -170,7 +179,7 @@ impl Program {
                 bail!(
                     "{} did not say {text:?} within {} s\n{}",
                     self.name,
-                    limit.as_secs(),
+                    (limit * LENIENCE).as_secs(),
                     self.said()
                 );
             }
@@ -193,7 +202,7 @@ impl Program {
 
     /// Waits for its end.
     pub fn wait(&mut self, limit: Duration) -> Result<Ended> {
-        let until = Instant::now() + limit;
+        let until = latest(limit);
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
                 break status;
@@ -202,7 +211,7 @@ impl Program {
                 bail!(
                     "{} still runs after {} s\n{}",
                     self.name,
-                    limit.as_secs(),
+                    (limit * LENIENCE).as_secs(),
                     self.said()
                 );
             }

@@ -63,7 +63,7 @@ pub fn keys(path: &str) -> Result<Option<(Node, Node)>> {
 
 /// Waits until the keys of a channel are there (`true`) or gone (`false`).
 pub fn wait_for_keys(path: &str, there: bool, limit: Duration) -> Result<()> {
-    let until = Instant::now() + limit;
+    let until = program::latest(limit);
     loop {
         let nodes = list(path)?;
         let has = |key: &str| {

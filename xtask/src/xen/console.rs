@@ -149,7 +149,7 @@ impl Machine {
     /// Waits for dom0, passing other lines to `show`.
     pub fn wait_for_dom0(&mut self, mut show: impl FnMut(&str)) -> Result<f64> {
         loop {
-            match self.next(Duration::from_secs(180))? {
+            match self.next(Duration::from_secs(600))? {
                 Line::Dom0(seconds) => return Ok(seconds),
                 Line::Broken(why) => bail!("{why}{}", self.tail()),
                 Line::Other(line) => show(&line),

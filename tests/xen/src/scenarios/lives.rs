@@ -178,7 +178,7 @@ fn grows_not(rounds: u32, mut once: impl FnMut() -> Result<()>) -> Result<()> {
         once().with_context(|| format!("round {round}"))?;
     }
     // A domain that was destroyed is there for a moment longer.
-    let until = Instant::now() + PATIENCE;
+    let until = program::latest(PATIENCE);
     loop {
         let last = held()?;
         if last

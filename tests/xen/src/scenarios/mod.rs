@@ -19,7 +19,7 @@ use crate::program::{self, Ended};
 pub struct Scenario {
     /// `<guest kind or dom0>/<what runs there>/<what is tried>`.
     pub name: String,
-    /// After this time it is ended and counted as failed.
+    /// How long it may take on a machine that does nothing else; see [`program::LENIENCE`].
     pub limit: Duration,
     /// The scenario itself.
     pub run: Box<dyn Fn() -> Result<()>>,
