@@ -87,9 +87,7 @@ fn run_one(scenario: &Scenario) -> Option<String> {
     match ended {
         Ok(end) if end.status.success() => None,
         Ok(end) => Some(format!("{}{}", end.stdout_text(), end.stderr_text())),
-        Err(error) => Some(format!(
-            "ended by its limit: {error:#}"
-        )),
+        Err(error) => Some(format!("ended by its limit: {error:#}")),
     }
 }
 
