@@ -15,6 +15,7 @@ use crate::counting::{Count, Counts, counted};
 use crate::matrix::{Cell, Plan, Way};
 use crate::payload::{Arrived, Payload};
 use crate::peers::vchan::{Mode, VchanPeer};
+use crate::workload::{Moved, RoundTrips};
 use crate::{Failure, Peer, workload};
 
 /// Where the server publishes, below its own domain.
@@ -83,7 +84,8 @@ impl Request {
     }
 }
 
-/// Serves measurements to `client` until it says that there are no more. `said` is told what goes on.
+/// Serves measurements to `client` until it says that there are no more. The rings of the first
+/// connection have this `order`. `said` is told what goes on.
 ///
 /// # Errors
 /// [`Failure::Vchan`] when nothing can be published or the client breaks the connection,
@@ -92,10 +94,10 @@ pub fn serve(
     host: &Host,
     client: DomId,
     path: &StorePath,
+    mut order: Order,
     mut said: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let (host, counts) = counted(host);
-    let mut order = Order::MAX;
     loop {
         let size = order.bytes() as usize;
         let mut server = Server::builder(&host, client)
@@ -168,6 +170,107 @@ fn sink(peer: &mut VchanPeer, total: u64) -> Result<Arrived, Failure> {
     Ok(check.all_of(total)?)
 }
 
+/// A connection to a server, for one measurement after the other.
+#[derive(Debug)]
+pub struct Link {
+    host: Host,
+    server: DomId,
+    path: StorePath,
+    peer: VchanPeer,
+    counts: Counts,
+}
+
+impl Link {
+    /// Connects to the server in domain `server`, as soon as it publishes.
+    ///
+    /// # Errors
+    /// [`Failure::Vchan`] when that fails.
+    pub fn connect(host: &Host, server: DomId, path: &StorePath) -> Result<Link, Failure> {
+        let (host, counts) = counted(host);
+        Ok(Link {
+            peer: connect(&host, server, path)?,
+            host,
+            server,
+            path: path.clone(),
+            counts,
+        })
+    }
+
+    /// New rings of this order, on a new connection, and how long connecting took.
+    fn rings(mut self, order: Order) -> Result<(Link, Duration), Failure> {
+        self.peer.send(&Request::Rings(order.number()).encode())?;
+        self.peer.channel().drain()?;
+        drop(self.peer);
+        let since = Instant::now();
+        self.peer = connect(&self.host, self.server, &self.path)?;
+        Ok((self, since.elapsed()))
+    }
+
+    /// Sends `messages` of `size` bytes, of which the server compares every byte, and gives what both
+    /// ends counted meanwhile.
+    ///
+    /// # Errors
+    /// When the connection breaks, or a wrong byte arrived.
+    pub fn stream(
+        &mut self,
+        mode: Mode,
+        size: usize,
+        messages: u64,
+    ) -> Result<(Moved, Count), Failure> {
+        let count = messages;
+        let load = Load { mode, size, count };
+        self.peer.send(&Request::Sink(load).encode())?;
+        self.peer.set_mode(mode);
+        let before = self.counts.now();
+        let (moved, [notifications, system_calls]) =
+            workload::acknowledged(&mut self.peer, size, messages)?;
+        let ours = self.counts.now().since(before);
+        self.peer.set_mode(Mode::Blocking);
+        let theirs = Count {
+            notifications,
+            system_calls,
+            ..Count::default()
+        };
+        Ok((moved, ours + theirs))
+    }
+
+    /// Sends `count` messages of `size` bytes, each after the answer to the last, in an open loop
+    /// when there is an `interval`; and what this end counted meanwhile.
+    ///
+    /// # Errors
+    /// When the connection breaks, or a wrong byte arrived.
+    pub fn round_trips(
+        &mut self,
+        mode: Mode,
+        size: usize,
+        count: u64,
+        interval: Option<Duration>,
+    ) -> Result<(RoundTrips, Count), Failure> {
+        let load = Load { mode, size, count };
+        self.peer.send(&Request::Echo(load).encode())?;
+        self.peer.set_mode(mode);
+        let before = self.counts.now();
+        let trips = workload::echoed(&mut self.peer, size, count, interval)?;
+        let ours = self.counts.now().since(before);
+        self.peer.set_mode(Mode::Blocking);
+        Ok((trips, ours))
+    }
+
+    /// Tells the server that there will be no more.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn end(mut self) -> Result<(), Failure> {
+        self.peer.send(&Request::End.encode())?;
+        Ok(self.peer.channel().drain()?)
+    }
+}
+
+fn connect(host: &Host, server: DomId, path: &StorePath) -> Result<VchanPeer, Failure> {
+    let client = Client::builder(host, server).path(path.clone());
+    Ok(VchanPeer::new(client.connect()?, Mode::Blocking))
+}
+
 /// The measurements of `plan` with the server in domain `server`; those of other transports and of
 /// tasks are left out. `done` is called with each cell.
 ///
@@ -180,25 +283,15 @@ pub fn measure(
     plan: &Plan,
     mut done: impl FnMut(&Cell),
 ) -> Result<Vec<Cell>, Failure> {
-    let (host, counts) = counted(host);
     let mut cells = Vec::new();
-    let connect = || -> Result<(VchanPeer, Duration), Failure> {
-        let since = Instant::now();
-        let client = Client::builder(&host, server).path(path.clone());
-        let channel = client.connect()?;
-        Ok((VchanPeer::new(channel, Mode::Blocking), since.elapsed()))
-    };
-    let (mut peer, _) = connect()?;
+    let mut link = Link::connect(host, server, path)?;
     for &order in &plan.orders {
-        peer.send(&Request::Rings(order.number()).encode())?;
-        peer.channel().drain()?;
-        drop(peer);
         let setup;
-        (peer, setup) = connect()?;
+        (link, setup) = link.rings(order)?;
         for way in &plan.modes {
             let &Way::Sync(mode) = way else { continue };
             for &size in &plan.sizes {
-                let mut cell = remote_cell(plan, &mut peer, &counts, mode, size)?;
+                let mut cell = remote_cell(plan, &mut link, mode, size)?;
                 cell.order = Some(order.number());
                 cell.setup = Some(setup);
                 done(&cell);
@@ -206,49 +299,25 @@ pub fn measure(
             }
         }
     }
-    peer.send(&Request::End.encode())?;
-    peer.channel().drain()?;
+    link.end()?;
     Ok(cells)
 }
 
-fn remote_cell(
-    plan: &Plan,
-    peer: &mut VchanPeer,
-    counts: &Counts,
-    mode: Mode,
-    size: usize,
-) -> Result<Cell, Failure> {
-    let load = |count| Load { mode, size, count };
+fn remote_cell(plan: &Plan, link: &mut Link, mode: Mode, size: usize) -> Result<Cell, Failure> {
     let (moved, count) = plan.enough(16, |messages| {
-        peer.send(&Request::Sink(load(messages)).encode())?;
-        peer.set_mode(mode);
-        let before = counts.now();
-        let (moved, [notifications, system_calls]) = workload::acknowledged(peer, size, messages)?;
-        let ours = counts.now().since(before);
-        peer.set_mode(Mode::Blocking);
-        let theirs = Count {
-            notifications,
-            system_calls,
-            ..Count::default()
-        };
-        Ok(((moved, ours + theirs), moved.elapsed()))
+        let (moved, count) = link.stream(mode, size, messages)?;
+        Ok(((moved, count), moved.elapsed()))
     })?;
     let mut cell = Cell::new("vchan", mode.name(), size);
     cell = cell.moved(moved).counted(count, moved.bytes());
     let closed = plan.enough(4, |count| {
-        peer.send(&Request::Echo(load(count)).encode())?;
-        peer.set_mode(mode);
-        let trips = workload::echoed(peer, size, count, None)?;
-        peer.set_mode(Mode::Blocking);
+        let (trips, _) = link.round_trips(mode, size, count, None)?;
         let time = trips.latency.sum();
         Ok((trips, time))
     })?;
     cell.closed = Some((&closed.latency).into());
     let (rate, count, interval) = plan.pace(&closed);
-    peer.send(&Request::Echo(load(count)).encode())?;
-    peer.set_mode(mode);
-    let open = workload::echoed(peer, size, count, Some(interval))?;
-    peer.set_mode(Mode::Blocking);
+    let (open, _) = link.round_trips(mode, size, count, Some(interval))?;
     cell.open = Some((rate, (&open.latency).into()));
     Ok(cell)
 }
@@ -292,7 +361,7 @@ mod tests {
         };
         let (hosts, theirs) = (emulated.hosts(), path.clone());
         let cells = std::thread::scope(|scope| {
-            let server = scope.spawn(move || serve(hosts[1], left, &theirs, |_| {}));
+            let server = scope.spawn(move || serve(hosts[1], left, &theirs, Order::MAX, |_| {}));
             let cells = measure(hosts[0], right, &path, &plan, |_| {}).unwrap();
             server.join().unwrap().unwrap();
             cells

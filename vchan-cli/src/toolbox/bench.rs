@@ -128,7 +128,13 @@ impl Bench {
     pub fn run(&self) -> Result<()> {
         if let Some(client) = self.server {
             let said = |line: &str| eprintln!("vchan bench: {line}");
-            return Ok(remote::serve(&host()?, client, &self.path, said)?);
+            return Ok(remote::serve(
+                &host()?,
+                client,
+                &self.path,
+                Order::MAX,
+                said,
+            )?);
         }
         let plan = self.plan()?;
         let machine = Machine::this();
