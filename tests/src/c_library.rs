@@ -26,21 +26,36 @@ struct Package {
 /// `tests/c/driver.c`, compiled; `None` when there is no C library to link it with.
 pub fn driver() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| build("driver")).as_deref();
+    let program = PROGRAM.get_or_init(|| build("driver", &[])).as_deref();
     program.or_else(skip)
 }
 
 /// `tests/c/vchan-peer.c`, compiled, as for [`driver`].
 pub fn peer() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| build("vchan-peer")).as_deref();
+    let program = PROGRAM.get_or_init(|| build("vchan-peer", &[])).as_deref();
     program.or_else(skip)
 }
 
 /// `tests/c/last-bytes.c`, compiled, as for [`driver`].
 pub fn last_bytes() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| build("last-bytes")).as_deref();
+    let program = PROGRAM.get_or_init(|| build("last-bytes", &[])).as_deref();
+    program.or_else(skip)
+}
+
+/// `tests/c/vchan-load.c`, compiled, as for [`driver`].
+pub fn load() -> Option<&'static Path> {
+    /// Calls between which the program stands, to count them.
+    const COUNTED: [&str; 3] = [
+        "-Wl,--wrap=xenevtchn_notify",
+        "-Wl,--wrap=xenevtchn_pending",
+        "-Wl,--wrap=xenevtchn_unmask",
+    ];
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let program = PROGRAM
+        .get_or_init(|| build("vchan-load", &COUNTED))
+        .as_deref();
     program.or_else(skip)
 }
 
@@ -57,7 +72,7 @@ fn skip<T>() -> Option<T> {
     None
 }
 
-fn build(name: &str) -> Option<PathBuf> {
+fn build(name: &str, more: &[&str]) -> Option<PathBuf> {
     let package = package().ok()?;
     let shim = shim();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("c/{name}.c"));
@@ -76,6 +91,7 @@ fn build(name: &str) -> Option<PathBuf> {
         .arg(&package.archive)
         .arg(shim)
         .args(["-Wl,--wrap=munmap", "-lgcc_s", "-lpthread", "-ldl", "-lm"])
+        .args(more)
         .arg("-o")
         .arg(&fresh);
     run(&mut cc);
