@@ -11,6 +11,8 @@
  *   stream SIZE COUNT   COUNT messages of SIZE bytes; the other end compares every byte
  *   trips SIZE COUNT    as many messages there and back, one after the other, compared here
  *
+ * with "-asleep" behind the word for our library to sleep at once when it has to wait, as this one
+ * does anyway,
  * and the answer is
  *
  *   ok NANOSECONDS NOTIFICATIONS CALLS
@@ -292,9 +294,9 @@ static int obey(int domid, const char *path)
 		if (sscanf(line, "%15s %" SCNu64 " %" SCNu64, what, &size, &count) != 3 ||
 		    size < 1 || size > LONGEST || count < 1)
 			end(BAD_ARGUMENTS, "not a command: %s", line);
-		if (!strcmp(what, "stream"))
+		if (!strcmp(what, "stream") || !strcmp(what, "stream-asleep"))
 			stream(v, (size_t)size, count);
-		else if (!strcmp(what, "trips"))
+		else if (!strcmp(what, "trips") || !strcmp(what, "trips-asleep"))
 			trips(v, (size_t)size, count);
 		else
 			end(BAD_ARGUMENTS, "not a command: %s", line);

@@ -103,7 +103,13 @@ fn every_load(server: &Path, client: &Path) {
     let mut server = Process::server(&emulator, server);
     let mut client = Process::start(&emulator, DomId::DOM0, client, &["client", "2", PATH]);
     assert_eq!(client.answer(), "connected");
-    for (load, messages) in [("stream 64", 5000), ("stream 65536", 9), ("trips 64", 20)] {
+    for (load, messages) in [
+        ("stream 64", 5000),
+        ("stream 65536", 9),
+        ("trips 64", 20),
+        ("stream-asleep 64", 5000),
+        ("trips-asleep 64", 20),
+    ] {
         let input = client.input.as_mut().unwrap();
         writeln!(input, "{load} {messages}").unwrap();
         let answer = client.answer();

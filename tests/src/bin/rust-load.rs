@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Commands are `stream SIZE COUNT` and `trips SIZE COUNT`, and the answer is
-//! `ok NANOSECONDS NOTIFICATIONS CALLS`. Both ends wait as the library does unless told otherwise.
+//! `ok NANOSECONDS NOTIFICATIONS CALLS`. Both ends wait as the library does unless told otherwise;
+//! with `-asleep` behind the word they sleep at once.
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
@@ -58,13 +59,17 @@ fn obey(host: &Host, server: DomId, path: &StorePath) -> Result<()> {
             bail!("not a command: {line}");
         };
         let (size, count) = (size.parse()?, count.parse()?);
+        let (what, mode) = match what.strip_suffix("-asleep") {
+            Some(what) => (what, Mode::Sleep),
+            None => (what, Mode::Blocking),
+        };
         let (time, counted) = match what {
             "stream" => {
-                let (moved, counted) = link.stream(Mode::Blocking, size, count)?;
+                let (moved, counted) = link.stream(mode, size, count)?;
                 (moved.elapsed().as_nanos(), counted)
             }
             "trips" => {
-                let (trips, counted) = link.round_trips(Mode::Blocking, size, count, None)?;
+                let (trips, counted) = link.round_trips(mode, size, count, None)?;
                 (trips.latency.quantile(0.5).into(), counted)
             }
             _ => bail!("not a command: {line}"),
