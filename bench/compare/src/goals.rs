@@ -63,8 +63,13 @@ impl Libraries {
     }
 }
 
-/// Measures all rows that this run can. `said` is told which row is next, and how many there are.
-pub fn all(effort: Effort, mut said: impl FnMut(&'static str, usize)) -> Result<Vec<Goal>> {
+/// Measures the rows that this run can and whose names contain `only`. `said` is told which row is
+/// next, and how many there are.
+pub fn all(
+    effort: Effort,
+    only: &str,
+    mut said: impl FnMut(&'static str, usize),
+) -> Result<Vec<Goal>> {
     type Measurement = fn(Effort, &Libraries) -> Result<Goal>;
     let rows: [(&'static str, Measurement); 21] = [
         ("pair, 64 B", one_thread::small),
@@ -93,8 +98,9 @@ pub fn all(effort: Effort, mut said: impl FnMut(&'static str, usize)) -> Result<
     ];
     let libraries = Libraries::start()?;
     let mut goals = Vec::new();
-    for (name, measure) in &rows {
-        said(name, rows.len());
+    let chosen: Vec<_> = rows.iter().filter(|row| row.0.contains(only)).collect();
+    for (name, measure) in &chosen {
+        said(name, chosen.len());
         goals.push(measure(effort, &libraries)?);
     }
     Ok(goals)

@@ -47,8 +47,11 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
         /// Write a document for people, and pictures beside it
-        #[arg(long, value_name = "FILE.md")]
+        #[arg(long, value_name = "FILE.md", conflicts_with = "only")]
         document: Option<PathBuf>,
+        /// Only the rows whose names contain this
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
     },
     /// Hold the counts against their limits
     Gates {
@@ -86,7 +89,8 @@ fn run(task: Task) -> Result<bool> {
             quick,
             json,
             document,
-        } => measure_goals(quick, json, document),
+            only,
+        } => measure_goals(quick, json, document, only.as_deref().unwrap_or_default()),
         Task::Gates { name } => return gates::run(name.as_deref()),
         Task::Pairs {
             subject,
@@ -102,13 +106,18 @@ fn run(task: Task) -> Result<bool> {
     Ok(true)
 }
 
-fn measure_goals(quick: bool, json: Option<PathBuf>, document: Option<PathBuf>) -> Result<()> {
+fn measure_goals(
+    quick: bool,
+    json: Option<PathBuf>,
+    document: Option<PathBuf>,
+    only: &str,
+) -> Result<()> {
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     let machine = Machine::this();
     let calibration = calibration::all(effort.rounds)?;
     println!("{}", report::circumstances(&machine, &calibration));
     let progress = progress();
-    let goals = goals::all(effort, |row, count| {
+    let goals = goals::all(effort, only, |row, count| {
         progress.set_length(count as u64);
         progress.set_message(row);
         progress.inc(1);
