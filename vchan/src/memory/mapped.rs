@@ -298,15 +298,20 @@ mod tests {
 
     #[test]
     fn copies_of_every_length_and_alignment_arrive_whole() {
-        let file = memory(PAGE_SIZE);
-        let region = Region::map_file(file.as_fd(), 0, PAGE_SIZE, Access::ReadWrite).unwrap();
-        let source: Vec<u8> = (0..1200u32).map(|i| (i * 7 + 3).to_le_bytes()[0]).collect();
-        for len in (0..300).chain([511, 512, 513, 1000, 1151]) {
-            for at in 0..17 {
-                region.copy_in(0, &[0xAA; 1400]);
+        const ROOM: usize = 2 * PAGE_SIZE;
+        let file = memory(ROOM);
+        let region = Region::map_file(file.as_fd(), 0, ROOM, Access::ReadWrite).unwrap();
+        let numbers = 1..=5000u32;
+        let source: Vec<u8> = numbers
+            .map(|i| i.wrapping_mul(0x9E37_79B1).to_be_bytes()[0])
+            .collect();
+        let around = [512, 1024, 2048, 4096].map(|len| len - 1..=len + 1);
+        for len in (0..=300).chain(around.into_iter().flatten()) {
+            for at in 0..33 {
+                region.copy_in(0, &[0xAA; ROOM]);
                 let from = &source[at..at + len];
                 region.copy_in(64 + at, from);
-                let mut back = vec![0x55; 1400];
+                let mut back = vec![0x55; ROOM];
                 region.copy_out(0, &mut back);
                 assert_eq!(&back[64 + at..64 + at + len], from, "{len} bytes at {at}");
                 assert!(
