@@ -102,16 +102,15 @@ impl Origin {
 
 impl Channel {
     pub(crate) fn new(reader: Reader, writer: Writer, origin: Origin) -> Channel {
-        let link = Arc::clone(reader.link());
         Channel {
             reader: ReadHalf {
+                options: Options::new(&reader),
                 reader,
-                options: Options::new(&link),
                 origin,
             },
             writer: WriteHalf {
+                options: Options::new(&writer),
                 writer,
-                options: Options::new(&link),
             },
         }
     }
@@ -285,12 +284,17 @@ trait Direction {
     /// What it waits for.
     const WANTED: Wanted;
     fn link(&self) -> &Arc<Link>;
+    /// What it has to know to spin as it is told to.
+    fn patience(&self, spin: Spin) -> Patience;
 }
 
 impl Direction for Reader {
     const WANTED: Wanted = Wanted::Data;
     fn link(&self) -> &Arc<Link> {
         Reader::link(self)
+    }
+    fn patience(&self, spin: Spin) -> Patience {
+        self.link().patience(spin, self.size())
     }
 }
 
@@ -299,14 +303,17 @@ impl Direction for Writer {
     fn link(&self) -> &Arc<Link> {
         Writer::link(self)
     }
+    fn patience(&self, spin: Spin) -> Patience {
+        self.link().patience(spin, self.size())
+    }
 }
 
 impl Options {
-    fn new(link: &Link) -> Options {
+    fn new<D: Direction>(end: &D) -> Options {
         Options {
             timeout: None,
             nonblocking: false,
-            patience: link.patience(Spin::default()),
+            patience: end.patience(Spin::default()),
         }
     }
 
@@ -443,7 +450,7 @@ impl ReadHalf {
 
     /// What calls of this half do before they sleep: see [`Spin`].
     pub fn set_spin(&mut self, spin: Spin) {
-        self.options.patience = self.reader.link().patience(spin);
+        self.options.patience = self.reader.patience(spin);
     }
 }
 
@@ -558,7 +565,7 @@ impl WriteHalf {
 
     /// What calls of this half do before they sleep: see [`Spin`].
     pub fn set_spin(&mut self, spin: Spin) {
-        self.options.patience = self.writer.link().patience(spin);
+        self.options.patience = self.writer.patience(spin);
     }
 }
 

@@ -334,9 +334,9 @@ impl Link {
         }
     }
 
-    /// What one direction on this side has to know to spin.
-    pub(crate) fn patience(&self, spin: Spin) -> Patience {
-        Patience::new(spin, self.side)
+    /// What the direction of a ring of this size has to know to spin.
+    pub(crate) fn patience(&self, spin: Spin, ring: usize) -> Patience {
+        Patience::new(spin, self.side, ring)
     }
 
     /// Takes steps until one has a result; spins before, and sleeps between them.
@@ -414,6 +414,7 @@ impl Link {
                     self.probe()?;
                 }
                 if self.glance(wanted) != seen {
+                    patience.linger(|| self.glance(wanted).0.wrapping_sub(seen.0) as usize);
                     break;
                 }
             }

@@ -297,7 +297,7 @@ fn waiting() -> Model {
 fn write_all(writer: &mut Writer, bytes: &[u8]) {
     let link = Arc::clone(writer.link());
     let mut sent = 0;
-    let mut patience = link.patience(Spin::Never);
+    let mut patience = link.patience(Spin::Never, 1024);
     while sent < bytes.len() {
         sent += link
             .wait_for(Wanted::Space, None, &mut patience, || {
@@ -309,7 +309,7 @@ fn write_all(writer: &mut Writer, bytes: &[u8]) {
 
 /// Reads one byte; `None` at the end of the stream.
 fn read_byte(reader: &mut Reader, deadline: Option<Time>) -> Result<Option<u8>, Error> {
-    let mut patience = reader.link().patience(Spin::Never);
+    let mut patience = reader.link().patience(Spin::Never, 1024);
     read_byte_with(&mut patience, reader, deadline)
 }
 
@@ -363,7 +363,7 @@ fn a_reader_that_spins_before_it_sleeps_gets_every_byte() {
             write_all(&mut writer, &[1, 2]);
             (writer, reader)
         });
-        let mut patience = client.reader.link().patience(Spin::Adaptive);
+        let mut patience = client.reader.link().patience(Spin::Adaptive, 1024);
         for expected in [1, 2] {
             let byte = read_byte_with(&mut patience, &mut client.reader, None);
             assert_eq!(byte.unwrap(), Some(expected));
@@ -390,7 +390,7 @@ fn a_reader_that_only_spins_asks_for_no_event_and_sees_the_end() {
             assert!(!clock.lines[1].state.lock().unwrap().pending, "an event");
             drop(server);
         });
-        let mut patience = client.reader.link().patience(Spin::Always);
+        let mut patience = client.reader.link().patience(Spin::Always, 1024);
         let mut next = || read_byte_with(&mut patience, &mut client.reader, None).unwrap();
         assert_eq!((next(), next()), (Some(1), None));
         thread.join().unwrap();
@@ -444,7 +444,7 @@ fn a_close_wakes_a_writer_that_sleeps() {
         write_all(&mut client.writer, &[1, 2]);
         let thread = thread::spawn(move || drop(server));
         let link = Arc::clone(client.writer.link());
-        let mut patience = link.patience(Spin::Never);
+        let mut patience = link.patience(Spin::Never, 1024);
         let late = link.wait_for(Wanted::Space, None, &mut patience, || {
             client.writer.write(&[3])
         });
@@ -509,7 +509,7 @@ fn a_fault_that_the_writer_finds_wakes_reader_and_follower() {
         let finding = thread::spawn(move || {
             link.record(PeerFault::Live(7));
         });
-        let mut patience = writer.link().patience(Spin::Never);
+        let mut patience = writer.link().patience(Spin::Never, 1024);
         let waited = Arc::clone(writer.link())
             .wait_for(Wanted::Space, None, &mut patience, || writer.write(&[3]));
         assert!(matches!(waited, Err(Error::PeerFault(_))));

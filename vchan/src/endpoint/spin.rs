@@ -13,6 +13,10 @@ use crate::host::{EventChannels, Time};
 use crate::layout::Side;
 use crate::sync::pause;
 
+mod linger;
+
+use linger::Lingering;
+
 /// What a call that has to wait does before it sleeps.
 ///
 /// While a call spins, the peer is not asked for an event, and sends none. Calls that do not wait
@@ -36,7 +40,8 @@ pub enum Spin {
     Never,
     /// It looks at the ring for at most 0.1 ms, if that has been paying: if the peer usually
     /// answers sooner than a sleeper wakes up. It hardly ever does with a peer that is idle, slow,
-    /// or on the same CPU.
+    /// or on the same CPU. When the peer is busy with a stream of small messages, it lets a few
+    /// microseconds' worth of them gather.
     #[default]
     Adaptive,
     /// It never sleeps, but looks at the ring until there is something to do or the time is up. It
@@ -77,10 +82,12 @@ pub(crate) struct Patience {
     interval: u32,
     /// How many of them are still to come.
     left: u32,
+    lingering: Lingering,
 }
 
 impl Patience {
-    pub(crate) const fn new(spin: Spin, side: Side) -> Patience {
+    /// For a ring of this size.
+    pub(crate) const fn new(spin: Spin, side: Side, ring: usize) -> Patience {
         Patience {
             spin,
             side,
@@ -88,6 +95,7 @@ impl Patience {
             trial: true,
             interval: 1,
             left: 1,
+            lingering: Lingering::new(ring),
         }
     }
 
@@ -115,6 +123,14 @@ impl Patience {
             self.interval = self.interval.min(trial);
         }
         self.left = self.interval;
+    }
+
+    /// A spin sees something move: lets the peer get on for a moment, if more usually follows. `moved`
+    /// tells how many bytes it has come on so far.
+    pub(super) fn linger(&mut self, moved: impl Fn() -> usize) {
+        if self.spin == Spin::Adaptive {
+            self.lingering.linger(moved);
+        }
     }
 
     /// A spin has used up its budget.

@@ -4,7 +4,7 @@ use super::*;
 
 /// Waits, as a blocking caller does that never spins.
 fn wait<T>(link: &Link, wanted: Wanted, step: impl FnMut() -> Result<Option<T>, Error>) -> T {
-    let mut patience = link.patience(Spin::Never);
+    let mut patience = link.patience(Spin::Never, 1024);
     link.wait_for(wanted, None, &mut patience, step).unwrap()
 }
 

@@ -67,7 +67,7 @@ fn pasts() -> impl Strategy<Value = Vec<(Peer, u32)>> {
 }
 
 fn experienced(side: Side, past: &[(Peer, u32)]) -> Patience {
-    let mut patience = Patience::new(Spin::Adaptive, side);
+    let mut patience = Patience::new(Spin::Adaptive, side, 4096);
     for &(peer, times) in past {
         for _ in 0..times {
             wait(&mut patience, peer);
@@ -79,7 +79,7 @@ fn experienced(side: Side, past: &[(Peer, u32)]) -> Patience {
 #[test]
 fn never_and_always_learn_nothing() {
     for (spin, budget) in [(Spin::Never, Some(Duration::ZERO)), (Spin::Always, None)] {
-        let mut patience = Patience::new(spin, Side::Client);
+        let mut patience = Patience::new(spin, Side::Client, 4096);
         for _ in 0..100 {
             assert_eq!(patience.budget(), budget);
             patience.found(micros(1));
@@ -91,14 +91,14 @@ fn never_and_always_learn_nothing() {
 
 #[test]
 fn with_an_idle_peer_it_spins_for_a_tenth_of_a_millisecond_in_all() {
-    let mut patience = Patience::new(Spin::Adaptive, Side::Server);
+    let mut patience = Patience::new(Spin::Adaptive, Side::Server, 4096);
     let spun: Duration = (0..100_000).map(|_| wait(&mut patience, Peer::Idle)).sum();
     assert_eq!(spun, MOST_CREDIT);
 }
 
 #[test]
 fn on_a_shared_cpu_a_trial_comes_after_each_thousand_waits() {
-    let mut patience = Patience::new(Spin::Adaptive, Side::Server);
+    let mut patience = Patience::new(Spin::Adaptive, Side::Server, 4096);
     let waits = 100 * RAREST_TRIAL;
     let spun: Duration = (0..waits).map(|_| wait(&mut patience, Peer::Shared)).sum();
     // Ten until they are as rare as that.
@@ -108,7 +108,7 @@ fn on_a_shared_cpu_a_trial_comes_after_each_thousand_waits() {
 
 #[test]
 fn a_peer_that_answers_just_sooner_than_a_trial_ends_is_not_spun_for() {
-    let mut patience = Patience::new(Spin::Adaptive, Side::Server);
+    let mut patience = Patience::new(Spin::Adaptive, Side::Server, 4096);
     let peer = Peer::Quick(micros(90));
     let spins = |patience: &mut Patience| {
         let budget = patience.budget().unwrap();
@@ -150,7 +150,7 @@ proptest! {
     fn it_never_spins_more_in_vain_than_it_has_earned(
         course in prop::collection::vec(peers(), 0..300),
     ) {
-        let mut patience = Patience::new(Spin::Adaptive, Side::Server);
+        let mut patience = Patience::new(Spin::Adaptive, Side::Server, 4096);
         let (mut vain, mut allowed) = (Duration::ZERO, TRIAL);
         for peer in course {
             let before = patience.credit;
