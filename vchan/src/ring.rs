@@ -376,7 +376,7 @@ impl Consumer {
     /// done.
     #[inline(always)]
     pub fn read_run(&mut self, to: &mut [u8]) -> Option<Publish> {
-        if to.is_empty() || !self.has(to.len()) {
+        if to.is_empty() || !self.has(counted(to.len())) {
             return None;
         }
         let done = self.bytes.copy_out_run(self.indices.cons(), to);
@@ -387,18 +387,17 @@ impl Consumer {
     /// when fewer are. `None`: there are not so many, or [`held`](Consumer::held) has more to say.
     #[inline(always)]
     pub fn held_at_once(&mut self, wanted: usize) -> Option<u32> {
-        self.has(wanted).then(|| self.indices.used())
+        self.has(counted(wanted)).then(|| self.indices.used())
     }
 
     #[inline(always)]
-    fn has(&mut self, wanted: usize) -> bool {
-        if wanted <= self.indices.used() as usize {
-            return true;
-        }
-        // A reader that keeps up comes here each time.
-        let found = self.control.load_peer_index();
-        let legal = !self.sealed && self.indices.accept_prod(found);
-        legal && wanted <= self.indices.used() as usize
+    fn has(&mut self, wanted: u32) -> bool {
+        // A reader that keeps up looks at the page each time.
+        wanted <= self.indices.used()
+            || !self.sealed
+                && self
+                    .indices
+                    .accept_prod_for(wanted, self.control.load_peer_index())
     }
 
     /// Gives space back and goes on reading there: what a missing guard would do, see `guard`.

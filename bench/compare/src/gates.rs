@@ -81,7 +81,7 @@ fn instructions() -> Result<Vec<Finding>> {
         |subject| Ok::<_, anyhow::Error>(callgrind::count(&program, subject, 64, 1)?.instructions);
     let ours = of("rust")?;
     // The goal is 0.90; this is what was reached, so that it does not get lost.
-    const AGAINST_RTRB: f64 = 1.00;
+    const AGAINST_RTRB: f64 = 0.95;
     let mut found = vec![Finding::new(
         "a pair of 64 B against rtrb",
         ours / of("rtrb")?,

@@ -84,6 +84,21 @@ impl<W: Width> Indices<W> {
         legal
     }
 
+    /// The same for who needs `wanted` bytes, which are more than are known to be there: `false` also
+    /// when they are not there now. Nothing is taken over then.
+    ///
+    /// More than [`used`](Indices::used) cannot have gone back, so that need not be looked at.
+    #[inline]
+    #[must_use]
+    pub(super) fn accept_prod_for(&mut self, wanted: W, found: W) -> bool {
+        let used = found.minus(self.cons);
+        let good = wanted <= used && (used <= self.size || !keeps("validate-prod"));
+        if good {
+            self.prod = found;
+        }
+        good
+    }
+
     /// Takes over the consumer's index as it stands in the page now; `false` when it cannot be: it
     /// went back, or claims to have read more bytes than there were.
     #[inline]
@@ -155,6 +170,16 @@ mod tests {
                         assert_eq!(after.accept_prod(found), legal, "{indices:?} {found}");
                         let more = if legal { written } else { 0 };
                         assert_eq!(i32::from(after.used()), i32::from(fill) + more);
+                        let there = i32::from(fill) + more;
+                        for wanted in [fill + 1, after.used(), after.used() + 1, 255] {
+                            let mut after = indices;
+                            if wanted > fill {
+                                let suffices = legal && i32::from(wanted) <= there;
+                                assert_eq!(after.accept_prod_for(wanted, found), suffices);
+                                let now = if suffices { there } else { fill.into() };
+                                assert_eq!(i32::from(after.used()), now);
+                            }
+                        }
                         let read = fill_of(found, indices.cons());
                         let legal = read <= i32::from(fill);
                         let mut after = indices;
