@@ -26,6 +26,9 @@ rounds, and in brackets the quartiles. Every byte that arrived was compared with
 
 ";
 
+/// Written by hand, from experiments that no run repeats.
+const LEARNED: &str = include_str!("learned.md");
+
 const LIMITS: &str = "\
 ## What these figures do not say
 
@@ -84,6 +87,8 @@ pub fn write(
         report::heading(),
         cells.iter().map(report::line).collect::<String>()
     );
+    text.push_str(LEARNED);
+    text.push('\n');
     text.push_str(LIMITS);
     Ok(std::fs::write(file, text)?)
 }
