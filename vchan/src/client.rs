@@ -18,6 +18,9 @@ use crate::patience::{Blocking, Patience, ask, at_once};
 use crate::ring::{Consumer, Producer};
 use crate::server::ring_bytes;
 use crate::{DomId, Error, PortName, Spin, StoreError, StoreErrorKind, StorePath};
+use left::Left;
+
+mod left;
 
 /// How long XenStore may be away before a client that waits gives up.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(5);
@@ -130,6 +133,7 @@ impl ClientBuilder {
             spin: self.spin,
             watch: None,
             obstacle: Obstacle::Unknown,
+            left: Left::default(),
         })
     }
 }
@@ -144,6 +148,7 @@ pub struct Client {
     spin: Spin,
     watch: Option<WatchBox>,
     obstacle: Obstacle,
+    left: Left,
 }
 
 /// Why the last attempt has not succeeded.
@@ -333,11 +338,11 @@ impl Client {
     }
 
     async fn connect_to(
-        &self,
+        &mut self,
         published: Published,
         patience: &impl Patience,
     ) -> Result<Channel, Error> {
-        let (host, server) = (&self.host, self.server);
+        let (host, server) = (&self.host.clone(), self.server);
         let Published {
             ring_ref,
             event_channel,
@@ -371,6 +376,16 @@ impl Client {
         let server_lives = copy.get(Side::Server.live()) == Some(&Live::Connected.byte());
         if !server_lives && keeps("server-lives") {
             return Err(Error::Closed);
+        }
+        if !left::is_unused(&copy) && keeps("used-page") {
+            let stands = self.keys.read(host, server, patience).await? == Ok(published);
+            if !stands
+                || !self
+                    .left
+                    .may_be_taken_over(published, &copy, host.events().now())
+            {
+                return Err(Error::Closed);
+            }
         }
 
         let map = |ring, grants: &[GrantRef], access| match geometry.place(ring) {

@@ -1,14 +1,17 @@
 //! C5 to C8 and C11: peers that never come, come twice, come back, or are oneself.
 
 use std::io::{Read, Write};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use vchan::layout::{Geometry, Ring};
 use vchan::{Client, DomId, Error, Server};
 use vchan_emulator::faults::{Log, Verdict, gated};
 
 use crate::SHORT;
+use crate::common::raw::RawPeer;
 use crate::common::steps::NOTICED;
 use crate::common::{LONG, World, bounded, guest};
 
@@ -269,6 +272,62 @@ fn fault_c11_clients_that_come_back_to_one_server() {
             }
         }
         drop(server);
+        world.assert_clean();
+    });
+}
+
+/// A client that dies frees its port, and its server's keys still stand until that looks.
+#[test]
+fn fault_c11_a_client_gets_no_ring_that_another_client_has_left() {
+    bounded(|| {
+        let world = World::new();
+        let mut server = world.server().bind().unwrap();
+        let mut first = world.client();
+        first.write_all(b"what the first says").unwrap();
+        drop(first);
+        let next = || Client::builder(&world.dom0, guest());
+        let refused = next().timeout(SHORT).connect().unwrap_err();
+        assert!(matches!(refused, Error::TimedOut { .. }), "{refused}");
+        let mut said = Vec::new();
+        let mut channel = server.accept_timeout(LONG).unwrap();
+        channel.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"what the first says");
+        drop(channel);
+        server.pending().unwrap();
+        let mut second = next().timeout(LONG).connect().unwrap();
+        second.write_all(b"what the second says").unwrap();
+        drop(second);
+        said.clear();
+        let mut channel = server.accept_timeout(LONG).unwrap();
+        channel.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"what the second says");
+        drop((channel, server));
+        world.assert_clean();
+    });
+}
+
+/// libxenvchan has servers that go on with the same rings for the next client.
+#[test]
+fn fault_c11_a_client_takes_over_rings_that_their_server_goes_on_with() {
+    bounded(|| {
+        let world = World::new();
+        let geometry = Geometry::new(13, 13).unwrap();
+        let raw = RawPeer::serve(&world.guest, DomId::DOM0, geometry, 0).unwrap();
+        let mut first = world.client();
+        first.write_all(b"unread").unwrap();
+        drop(first);
+        let next = |timeout| Client::builder(&world.dom0, guest()).timeout(timeout);
+        // Long enough for it to be taken over, were it read.
+        let refused = next(Duration::from_secs(6)).connect().unwrap_err();
+        assert!(matches!(refused, Error::TimedOut { .. }), "{refused}");
+        raw.store(Ring::Left.cons(), 6);
+        let mut second = next(LONG).connect().unwrap();
+        second.write_all(b"next").unwrap();
+        assert_eq!(
+            raw.control.load_index(Ring::Left.prod(), Ordering::Acquire),
+            10
+        );
+        drop((second, raw));
         world.assert_clean();
     });
 }
