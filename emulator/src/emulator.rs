@@ -19,7 +19,7 @@ use crate::server::{self, Server};
 
 /// How long [`Emulator::assert_clean`] waits for processes that have just ended to be cleaned up
 /// after: at once, but for a machine that is busy or stops for a while.
-const QUIET_WITHIN: Duration = Duration::from_secs(15);
+const QUIET_WITHIN: Duration = Duration::from_secs(60);
 
 /// An emulated Xen host. It runs in threads of this process until dropped.
 ///

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 use vchan::{Channel, Client, DomId, Host, Server, State};
 use vchan_emulator::Emulator;
 
@@ -89,7 +90,11 @@ impl Echo {
             data: number(SERVER),
         };
         let mut events = [event; 256];
-        let found = epoll::wait(&self.epoll, &mut events, Some(&Timespec::try_from(wait)?))?;
+        let found = match epoll::wait(&self.epoll, &mut events, Some(&Timespec::try_from(wait)?)) {
+            // As when the program was stopped and goes on: the next round looks again.
+            Err(Errno::INTR) => 0,
+            found => found?,
+        };
         for event in events.iter().take(found) {
             // A number of ours comes back as it was.
             self.enqueue(usize::try_from(event.data.u64()).unwrap_or(SERVER));

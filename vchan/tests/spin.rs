@@ -207,11 +207,11 @@ fn nobody_spins_for_a_client_that_has_not_come() {
             .unwrap();
         let pending = server.pending().unwrap();
         pending.set_read_timeout(Some(SHORT));
-        assert!(matches!(
-            pending.read(&mut [0]),
-            Err(Error::TimedOut { .. })
-        ));
-        assert!(calls.sleep.load(Relaxed) > 0);
+        // Its time may be up before it comes to sleep, on a machine that stops. Who spins never does.
+        while calls.sleep.load(Relaxed) == 0 {
+            let waited = pending.read(&mut [0]);
+            assert!(matches!(waited, Err(Error::TimedOut { .. })));
+        }
     });
 }
 
