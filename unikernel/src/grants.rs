@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::fmt;
 use core::sync::atomic::Ordering;
 
 use vchan::host::{GrantRef, Grants, Shared, UnmapNotify};
@@ -52,6 +53,19 @@ impl GrantTable {
         GrantTable {
             book: Arc::new(OneCpu::new(RefCell::new(book))),
         }
+    }
+
+    /// How many pages are kept back at this moment; the others are given back to the heap.
+    pub(crate) fn kept_back(&self) -> usize {
+        let mut book = self.book.borrow_mut();
+        book.reclaim();
+        book.kept_back()
+    }
+}
+
+impl fmt::Debug for GrantTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GrantTable")
     }
 }
 

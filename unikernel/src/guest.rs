@@ -15,12 +15,13 @@ use crate::events::{Events, ExecutorPorts};
 use crate::grants::GrantTable;
 use crate::store::GuestStore;
 use crate::xen::sched::{self, Reason};
-use crate::{console, power, println, shared_info};
+use crate::{console, heap, power, println, shared_info};
 
 /// The guest that the program is.
 #[derive(Debug)]
 pub struct Guest {
     host: Host,
+    grants: GrantTable,
     command_line: CommandLine,
     executor: Executor<ExecutorPorts>,
 }
@@ -36,6 +37,35 @@ impl Guest {
     #[must_use]
     pub fn command_line(&self) -> &CommandLine {
         &self.command_line
+    }
+
+    /// What the guest's memory is used for now.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        // First, as it gives pages back.
+        let kept_back = self.grants.kept_back();
+        Memory {
+            used: heap::used(),
+            kept_back,
+        }
+    }
+}
+
+/// What the guest's memory is used for, on the console as
+/// `81920 bytes on the heap, 0 pages kept back`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Memory {
+    /// Bytes on the heap, shared pages among them.
+    pub used: usize,
+    /// How many of its pages are shared no more and cannot be used again yet, because a peer still
+    /// has them mapped.
+    pub kept_back: usize,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Memory { used, kept_back } = self;
+        write!(f, "{used} bytes on the heap, {kept_back} pages kept back")
     }
 }
 
@@ -128,12 +158,14 @@ pub(crate) fn live(given: Given) -> ! {
     shared_info::set_up(given.shared_info);
     console::set_up(given.console);
     let port = given.store.port;
-    let host = Host::new(GrantTable::new(), Events, GuestStore::new(given.store));
+    let grants = GrantTable::new();
+    let host = Host::new(grants.clone(), Events, GuestStore::new(given.store));
     if let Err(error) = power::set_up(&host, port) {
         println!("the toolstack's wishes will not be heard: {error}");
     }
     let guest = Guest {
         host,
+        grants,
         command_line: CommandLine::parse(given.command_line),
         executor: Executor::new(ExecutorPorts),
     };

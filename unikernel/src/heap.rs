@@ -5,15 +5,14 @@
 //! UNSAFETY: whoever hands out memory must own it. The ranges are the guest's memory less what the
 //! domain builder and the linker have put there, each handed out once.
 
-use core::alloc::Layout;
+use core::alloc::{GlobalAlloc, Layout};
 use core::cell::RefCell;
 use core::ops::Range;
 use core::ptr::NonNull;
 
 use talc::TalcCell;
 use talc::base::Talc;
-use talc::base::binning::{Binning, DefaultBinning};
-use talc::cell::TalcSyncCell;
+use talc::base::binning::Binning;
 use talc::source::Source;
 
 use crate::cell::OneCpu;
@@ -21,9 +20,33 @@ use crate::machine;
 
 #[allow(unsafe_code, reason = "see UNSAFETY above")]
 #[global_allocator]
-static HEAP: TalcSyncCell<Memory, DefaultBinning> =
-    // SAFETY: one processor and no interrupts: see `cell`.
-    unsafe { TalcSyncCell::new(TalcCell::new(Memory)) };
+static HEAP: Heap = Heap(OneCpu::new(TalcCell::new(Memory)));
+
+struct Heap(OneCpu<TalcCell<Memory>>);
+
+// SAFETY: all of it is `talc`'s, which keeps to the rules.
+#[allow(unsafe_code, reason = "see UNSAFETY above")]
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: by the caller's promise.
+        unsafe { self.0.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: by the caller's promise.
+        unsafe { self.0.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: by the caller's promise.
+        unsafe { self.0.realloc(at, layout, size) }
+    }
+}
+
+/// How many bytes are in use.
+pub(crate) fn used() -> usize {
+    HEAP.0.counters().allocated_bytes
+}
 
 /// The memory that the heap has yet to take.
 static LEFT: OneCpu<RefCell<Left>> = OneCpu::new(RefCell::new(Left {

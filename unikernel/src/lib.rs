@@ -30,12 +30,61 @@
 //! # Building a program
 //!
 //! A program is a package of its own, for the ordinary target `x86_64-unknown-linux-gnu` and stable
-//! Rust. Its profiles say `panic = "abort"`, and its build script tells the linker what a guest is:
+//! Rust. Its `Cargo.toml`, where this project is in `../vchan-rs`:
+//!
+//! ```toml
+//! [package]
+//! name = "greeter"
+//! version = "0.1.0"
+//! edition = "2024"
+//!
+//! # There is no test harness, as there is no `std`.
+//! [[bin]]
+//! name = "greeter"
+//! path = "src/main.rs"
+//! test = false
+//! bench = false
+//!
+//! [dependencies]
+//! # With its default features it is for Linux, and the linker finds two panic handlers.
+//! vchan = { path = "../vchan-rs/vchan", default-features = false }
+//! vchan-unikernel = { path = "../vchan-rs/unikernel" }
+//!
+//! # Both are needed: nothing unwinds here.
+//! [profile.dev]
+//! panic = "abort"
+//! [profile.release]
+//! panic = "abort"
+//! # For a small file.
+//! opt-level = "z"
+//! lto = "fat"
+//! codegen-units = 1
+//! strip = "symbols"
+//! ```
+//!
+//! The `build.rs` beside it tells the linker what a guest is:
 //!
 //! ```no_run
 //! for argument in ["-nostartfiles", "-no-pie", "-Tunikernel.ld"] {
 //!     println!("cargo::rustc-link-arg-bins={argument}");
 //! }
+//! ```
+//!
+//! After `cargo build --release` Xen starts `target/release/greeter` as it is. In dom0, `greeter.xl`
+//! and what follows (`type = "pvh"` for the other way; `vcpus` must be written out then):
+//!
+//! ```text
+//! name = "greeter"
+//! type = "pv"
+//! kernel = "/path/to/greeter"
+//! memory = 4
+//! vcpus = 1
+//! extra = "name=Ada"
+//! ```
+//!
+//! ```console
+//! # xl create -c greeter.xl
+//! # node-cli $(xl domid greeter)       in another terminal
 //! ```
 //!
 //! # How it lives
@@ -72,7 +121,7 @@ mod store;
 mod string;
 mod xen;
 
-pub use guest::{Guest, Outcome};
+pub use guest::{Guest, Memory, Outcome};
 pub use unikernel_core::command_line::CommandLine;
 
 #[doc(hidden)]

@@ -1,7 +1,8 @@
 //! The capitalising echo guest as a unikernel: the echo of the Linux guest, on bare Xen.
 //!
 //! `extra="client=3 read-size=1048576 write-size=1048576"` names another client than domain 0, and
-//! rings of another size, in bytes.
+//! rings of another size, in bytes. With `show=memory` it says at the beginning and at the end of each
+//! session what its memory is used for.
 #![no_std]
 #![no_main]
 
@@ -26,8 +27,13 @@ fn serve(guest: &Guest) -> Result<Infallible, Problem> {
     if let Some(size) = guest.command_line().value("write-size") {
         serving.write_size = parse("write-size", size)?;
     }
+    let shows_memory = guest.command_line().value("show") == Some("memory");
+    let mut console = Console {
+        guest,
+        shows_memory,
+    };
     serving
-        .run(guest.host(), &mut Console)
+        .run(guest.host(), &mut console)
         .map_err(Problem::Vchan)
 }
 
@@ -52,14 +58,20 @@ impl fmt::Display for Problem {
 }
 
 /// Everything is said on the one console that there is.
-struct Console;
+struct Console<'a> {
+    guest: &'a Guest,
+    shows_memory: bool,
+}
 
-impl echo_guest::Console for Console {
+impl echo_guest::Console for Console<'_> {
     fn print(&mut self, text: fmt::Arguments<'_>) {
         print!("{text}");
     }
 
     fn note(&mut self, line: fmt::Arguments<'_>) {
         println!("{line}");
+        if self.shows_memory {
+            println!("memory: {}", self.guest.memory());
+        }
     }
 }
