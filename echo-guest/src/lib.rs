@@ -10,7 +10,9 @@ use core::convert::Infallible;
 use core::fmt;
 
 use vchan::task::{self, Runtime};
-use vchan::{Channel, DomId, Error, Host, Server, ServerBuilder, StorePath, diagnostics};
+use vchan::{
+    Channel, DomId, Error, Host, HostError, Server, ServerBuilder, StorePath, diagnostics,
+};
 
 const PATH: &str = "data/vchan";
 const RING_SIZE: usize = 5000;
@@ -24,6 +26,15 @@ pub trait Console {
 
     /// Says one line about what goes on.
     fn note(&mut self, line: fmt::Arguments<'_>);
+
+    /// Asked after each answer of [`Serving::run`], as a client may leave no time to wait: where the
+    /// server is not to go on, an error that ends it.
+    ///
+    /// # Errors
+    /// By default none.
+    fn may_go_on(&mut self) -> Result<(), HostError> {
+        Ok(())
+    }
 }
 
 /// The server's work, over any number of connections to the host.
@@ -193,5 +204,6 @@ fn converse(mut channel: Channel, console: &mut impl Console) -> Result<u64, Err
             let written = channel.write(rest)?;
             rest = rest.get(written..).unwrap_or_default();
         }
+        console.may_go_on()?;
     }
 }

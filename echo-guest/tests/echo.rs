@@ -1,5 +1,6 @@
 //! The echo guest as an ordinary program, on an emulated host.
 
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use vchan::host::Host;
 use vchan::layout::Ring;
-use vchan::{Channel, Client, DomId, Error};
+use vchan::{Channel, Client, DomId, Error, HostError};
 use vchan_emulator::{DOMAIN_VARIABLE, Emulator};
 
 /// Nothing here takes so long, even on a machine that is busy with other things or stops for a while.
@@ -63,6 +64,50 @@ fn clients_come_and_go() {
     for complaint in guest.complaints() {
         assert_eq!(complaint, Error::Closed.to_string());
     }
+}
+
+/// Allows a number of answers.
+struct Allowance(usize);
+
+impl echo_guest::Console for Allowance {
+    fn print(&mut self, _text: fmt::Arguments<'_>) {}
+
+    fn note(&mut self, _line: fmt::Arguments<'_>) {}
+
+    fn may_go_on(&mut self) -> Result<(), HostError> {
+        self.0 = self.0.saturating_sub(1);
+        match self.0 {
+            0 => Err(HostError::new("go on").because("that was enough")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_to_end_does_so_though_its_client_goes_on() {
+    let emulator = Emulator::start().unwrap();
+    let (dom0, domain) = (DomId::DOM0, DomId::new(2).unwrap());
+    emulator.add_domain(dom0).unwrap();
+    emulator.add_domain(domain).unwrap();
+    let host = emulator.host(domain).unwrap();
+    let server = thread::spawn(move || {
+        let Err(error) = echo_guest::Serving::default().run(&host, &mut Allowance(3));
+        error.to_string()
+    });
+    let dom0 = emulator.host(dom0).unwrap();
+    let mut client = Client::builder(&dom0, domain)
+        .timeout(LIMIT)
+        .connect()
+        .unwrap();
+    let mut answers = 0;
+    let mut answer = [0; 4];
+    // The server does not wait for its client to be done, and closes the channel.
+    while client.write_all(b"more").is_ok() && client.read_exact(&mut answer).is_ok() {
+        assert_eq!(&answer, b"MORE");
+        answers += 1;
+    }
+    assert_eq!(answers, 3);
+    assert!(server.join().unwrap().contains("that was enough"));
 }
 
 #[test]

@@ -105,6 +105,22 @@ impl Drop for Bound {
     }
 }
 
+/// Hears what the toolstack wishes, without waiting. It costs next to nothing where there is nothing
+/// new from XenStore.
+///
+/// # Errors
+/// When the domain is to shut down.
+pub(crate) fn heed() -> Result<(), HostError> {
+    if let Some(port) = power::port() {
+        take_of_store(port);
+    }
+    if UNHEARD.replace(false) {
+        power::obey()
+    } else {
+        power::still_wanted()
+    }
+}
+
 /// Sleeps until one of `ports` is pending or until `deadline`; may return earlier. Meanwhile the
 /// wishes of the toolstack are heard.
 ///
@@ -128,11 +144,15 @@ pub(crate) fn wait(ports: &[u32], deadline: Option<Time>) -> Result<(), HostErro
 /// may have been for that task.
 static STORE_EVENT_TAKEN: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
 
+/// Whether one was taken since a busy program last heard what the toolstack wishes.
+static UNHEARD: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
+
 /// Takes an event of XenStore's port.
 pub(crate) fn take_of_store(port: u32) -> bool {
     let taken = shared_info::take_pending(port);
     if taken {
         STORE_EVENT_TAKEN.set(true);
+        UNHEARD.set(true);
     }
     taken
 }
@@ -152,10 +172,17 @@ impl Ports for ExecutorPorts {
     }
 
     fn clear(&self, port: Port) {
-        shared_info::take_pending(port.0);
         if port == self.store() {
+            take_of_store(port.0);
             STORE_EVENT_TAKEN.set(false);
+        } else {
+            shared_info::take_pending(port.0);
         }
+    }
+
+    fn heed(&self) {
+        // That the domain is to shut down, the main task is told.
+        let _ = heed();
     }
 
     fn sleep(&self, ports: &[Port], deadline: Option<Time>) {

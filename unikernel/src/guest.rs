@@ -11,7 +11,7 @@ use vchan::task::Runtime;
 use vchan::{Host, HostError};
 
 use crate::boot::Given;
-use crate::events::{Events, ExecutorPorts};
+use crate::events::{self, Events, ExecutorPorts};
 use crate::grants::GrantTable;
 use crate::store::GuestStore;
 use crate::xen::sched::{self, Reason};
@@ -37,6 +37,15 @@ impl Guest {
     #[must_use]
     pub fn command_line(&self) -> &CommandLine {
         &self.command_line
+    }
+
+    /// Hears what the toolstack wishes, as every wait does. A program that may go on for long without
+    /// a wait, as its channels are busy or it computes, asks this now and then; tasks need not.
+    ///
+    /// # Errors
+    /// When the domain is to shut down.
+    pub fn heed(&self) -> Result<(), HostError> {
+        events::heed()
     }
 
     /// What the guest's memory is used for now.

@@ -91,7 +91,8 @@
 //!
 //! - One virtual processor, no interrupts, no threads: a program that waits sleeps in Xen.
 //! - `xl shutdown` and `xl reboot` make whatever waits fail; the program returns from its `main`, and
-//!   closes its channels on the way. `xl save` and `xl migrate` are refused with a line on the console.
+//!   closes its channels on the way. One that may be too busy to wait asks [`Guest::heed`] now and then.
+//!   `xl save` and `xl migrate` are refused with a line on the console.
 //! - A program that returns an error, and one that panics, says so on the console, and its domain ends
 //!   as crashed.
 //! - Memory that a peer has still mapped is kept back until it lets go.

@@ -84,6 +84,12 @@ pub(crate) fn obey() -> Result<(), HostError> {
     {
         listener.hear(&wish);
     }
+    still_wanted()
+}
+
+/// # Errors
+/// When the guest is known to have to shut down.
+pub(crate) fn still_wanted() -> Result<(), HostError> {
     match ASKED.get() {
         None => Ok(()),
         Some(_) => Err(to_shut_down()),

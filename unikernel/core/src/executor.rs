@@ -45,6 +45,10 @@ pub trait Ports: Send + Sync + 'static {
     /// the others at intervals.
     fn sleep(&self, ports: &[Port], deadline: Option<Time>);
 
+    /// Called after a round of tasks that are not done: a busy guest never sleeps, and yet there may
+    /// be something that it must hear.
+    fn heed(&self);
+
     /// The port over which XenStore sends its events.
     fn store(&self) -> Port;
 }
@@ -239,6 +243,8 @@ impl<P: Ports> Shared<P> {
                 panic!("every task waits for another one: nothing will ever happen");
             }
             self.ports.sleep(&ports, deadline);
+        } else {
+            self.ports.heed();
         }
         for waker in self.happened() {
             waker.wake();

@@ -64,6 +64,8 @@ impl Ports for Descriptors {
         self.poll(ports, deadline.map(|deadline| deadline.since(self.now())));
     }
 
+    fn heed(&self) {}
+
     fn store(&self) -> Port {
         STORE
     }

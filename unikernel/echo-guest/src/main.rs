@@ -11,7 +11,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use echo_guest::Serving;
-use vchan::Error;
+use vchan::{Error, HostError};
 use vchan_unikernel::{Guest, print, println};
 
 vchan_unikernel::main!(serve);
@@ -73,5 +73,9 @@ impl echo_guest::Console for Console<'_> {
         if self.shows_memory {
             println!("memory: {}", self.guest.memory());
         }
+    }
+
+    fn may_go_on(&mut self) -> Result<(), HostError> {
+        self.guest.heed()
     }
 }

@@ -17,6 +17,8 @@ struct State {
     /// Events to come: when, and where.
     to_come: Vec<(Duration, Port)>,
     sleeps: usize,
+    /// How often the guest listens while it does not sleep.
+    heeds: usize,
 }
 
 impl Ports for Machine {
@@ -52,6 +54,10 @@ impl Ports for Machine {
             (None, Some(Time(deadline))) => state.now = state.now.max(deadline),
             (None, None) => panic!("a sleep that nothing ends"),
         }
+    }
+
+    fn heed(&self) {
+        self.0.lock().heeds += 1;
     }
 
     fn store(&self) -> Port {
@@ -172,7 +178,11 @@ fn a_task_that_always_has_something_to_do_lets_the_others_come_to_their_turn() {
         (STEPS_PER_TURN..=12 * STEPS_PER_TURN).contains(&steps),
         "{steps}"
     );
-    drop(runtime);
+    // It was never idle, and listened all the same.
+    let machine = machine.0.lock();
+    assert_eq!(machine.sleeps, 0);
+    assert!(machine.heeds >= 10, "{}", machine.heeds);
+    drop((machine, runtime));
     executor.cancel_all();
 }
 
