@@ -5,6 +5,7 @@
 # bring up, then hands over to what the kernel command line asks for:
 #   rig=test [scenarios=a,b]   run the scenarios, power off
 #   rig=soak soak=pv,1,0.05,1  the soak: kind of guest, GiB, at most of one client, seed; power off
+#   rig=bench bench=quick      measure, as long as that says (quick or full), power off
 #   rig=demo                   start the echo guest, one node-cli session, power off
 #   rig=shell                  an interactive shell, power off when it ends
 # Lines for the program outside start with "@@rig".
@@ -52,10 +53,10 @@ xenconsoled --pid-file=/run/xen/xenconsoled.pid --log=guest --log-dir=/var/log/x
 read -r uptime _ < /proc/uptime
 echo "@@rig dom0 $uptime"
 
-rig=shell scenarios= soak=
+rig=shell scenarios= soak= bench=
 for word in $(cat /proc/cmdline); do
     case $word in
-    rig=* | scenarios=* | soak=*) eval "${word%%=*}='${word#*=}'" ;;
+    rig=* | scenarios=* | soak=* | bench=*) eval "${word%%=*}='${word#*=}'" ;;
     esac
 done
 
@@ -63,6 +64,7 @@ done
 cd /root || give_up "dom0 has no /root"
 case $rig in
 test) xen-scenarios "$scenarios" </dev/null ;;
+bench) xen-scenarios --bench "$bench" </dev/null ;;
 soak) soak.sh $(echo "$soak" | tr , ' ') ;;
 demo) demo.sh ;;
 *)

@@ -6,10 +6,11 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::process;
 use crate::report::Tally;
 use crate::test::{REQUIRE_XEN, tell_tests};
 use crate::xen::packages::Packages;
+use crate::xen::{qemu, scenarios};
+use crate::{Consent, process};
 
 /// The command line.
 #[derive(Args)]
@@ -20,27 +21,61 @@ pub struct Bench {
     /// Also write the rows as a list of objects with name, value, must, aim and met
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The rows of real Xen, under QEMU, and nothing else
+    #[arg(long)]
+    xen: bool,
+    #[command(flatten)]
+    consent: Consent,
 }
 
 /// Measures the table of goals and writes docs/PERFORMANCE.md.
 pub fn run(bench: &Bench) -> Result<ExitCode> {
+    if bench.xen {
+        return on_xen(bench);
+    }
     let packages = Packages::prepare();
     if let Err(why) = &packages {
         println!("rows with the C library are left out: {why:#}\n");
     }
     let program = build(packages.as_ref().ok())?;
     let mut command = Command::new(program);
-    command.arg("goals").arg("--document");
-    command.arg(process::workspace().join("docs/PERFORMANCE.md"));
+    command.arg("goals");
     if bench.quick {
         command.arg("--quick");
     }
-    if let Some(file) = &bench.json {
+    let document = process::workspace().join("docs/PERFORMANCE.md");
+    report(command, &document, bench.json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures the rows of real Xen in one boot and writes their part of docs/PERFORMANCE.md.
+fn on_xen(bench: &Bench) -> Result<ExitCode> {
+    let packages = Packages::prepare()?;
+    qemu::ensure(bench.consent.yes)?;
+    let program = build(Some(&packages))?;
+    let effort = if bench.quick { "quick" } else { "full" };
+    let (tally, figures) = scenarios::bench(&packages, effort)?;
+    if tally.failed > 0 {
+        return Ok(tally.close());
+    }
+    let file = process::xen_directory().join("figures.txt");
+    std::fs::write(&file, figures.join("\n") + "\n")?;
+    let mut command = Command::new(program);
+    command.arg("real-xen").arg(&file);
+    let document = process::workspace().join("docs/PERFORMANCE.md");
+    report(command, &document, bench.json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the program that writes the document.
+fn report(mut command: Command, document: &Path, json: Option<&Path>) -> Result<()> {
+    command.arg("--document").arg(document);
+    if let Some(file) = json {
         command.arg("--json").arg(file);
     }
     process::run(&mut command)?;
     println!("\ndocs/PERFORMANCE.md is written");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Tries the gates and prints the closing line.

@@ -1,6 +1,7 @@
 //! docs/PERFORMANCE.md.
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,7 @@ use vchan_bench::{plot, report};
 
 use crate::goal::{self, Goal};
 use crate::goals::{Effort, across};
+use crate::real_xen::{self, RealXen};
 
 const INTRODUCTION: &str = "\
 # Performance
@@ -47,6 +49,7 @@ pub fn write(
     machine: &Machine,
     calibration: &[Row],
     goals: &[Goal],
+    xen: Option<&RealXen>,
 ) -> Result<()> {
     let pictures = file.with_file_name("performance");
     std::fs::create_dir_all(&pictures)?;
@@ -89,8 +92,40 @@ pub fn write(
     );
     text.push_str(LEARNED);
     text.push('\n');
+    let _ = writeln!(text, "{}", section(xen));
     text.push_str(LIMITS);
     Ok(std::fs::write(file, text)?)
+}
+
+fn section(xen: Option<&RealXen>) -> String {
+    let heading = real_xen::HEADING;
+    match xen {
+        Some(xen) => xen.section(),
+        None => format!("{heading}\n\nNot measured: `cargo xtask bench --xen` measures it.\n"),
+    }
+}
+
+/// Writes the section of real Xen anew, and leaves the rest of `file` as it is.
+pub fn write_section(file: &Path, xen: &RealXen) -> Result<()> {
+    let text = match std::fs::read_to_string(file) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => INTRODUCTION.to_owned(),
+        other => other?,
+    };
+    Ok(std::fs::write(
+        file,
+        with_section(&text, real_xen::HEADING, &xen.section()),
+    )?)
+}
+
+/// The text with `section` in the place of the one that has this heading, or at its end.
+fn with_section(text: &str, heading: &str, section: &str) -> String {
+    let Some((before, rest)) = text.split_once(&format!("{heading}\n")) else {
+        return format!("{}\n\n{section}", text.trim_end());
+    };
+    match rest.split_once("\n## ") {
+        Some((_, after)) => format!("{before}{section}\n## {after}"),
+        None => format!("{before}{section}"),
+    }
 }
 
 fn matrix(effort: Effort) -> Result<Vec<Cell>> {
@@ -110,7 +145,7 @@ fn matrix(effort: Effort) -> Result<Vec<Cell>> {
 }
 
 /// The date, as YYYY-MM-DD in UTC.
-fn today() -> String {
+pub fn today() -> String {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -141,7 +176,18 @@ fn date(mut days: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::date;
+    use super::{date, with_section};
+
+    #[test]
+    fn a_section_is_written_anew_in_its_place() {
+        let text = "# A\n\n## B\n\nold\n\n### c\n\n## D\n\nend\n";
+        let anew = "# A\n\n## B\n\nnew\n\n## D\n\nend\n";
+        assert_eq!(with_section(text, "## B", "## B\n\nnew\n"), anew);
+        assert_eq!(with_section(anew, "## B", "## B\n\nnew\n"), anew);
+        let last = "# A\n\n## B\n\nold\n";
+        assert_eq!(with_section(last, "## B", "## B\n"), "# A\n\n## B\n");
+        assert_eq!(with_section("# A\n", "## B", "## B\n"), "# A\n\n## B\n");
+    }
 
     #[test]
     fn dates() {

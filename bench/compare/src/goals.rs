@@ -1,4 +1,4 @@
-//! The table of goals, from the first row to the last.
+//! The table of goals, from the first row to those of real Xen.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use vchan_bench::Failure;
 use vchan_bench::cpu::Placement;
 use vchan_bench::peers::vchan::{Emulated, Mode, Vchan};
 
-use crate::goal::{Bound, Goal};
+use crate::goal::Goal;
 use crate::libxenvchan::CVchan;
 
 mod counts;
@@ -63,7 +63,7 @@ impl Libraries {
     }
 }
 
-/// Measures the rows that this run can and whose names contain `only`. `said` is told which row is
+/// Measures the rows whose names contain `only`, but not those of real Xen. `said` is told which row is
 /// next, and how many there are.
 pub fn all(
     effort: Effort,
@@ -71,7 +71,7 @@ pub fn all(
     mut said: impl FnMut(&'static str, usize),
 ) -> Result<Vec<Goal>> {
     type Measurement = fn(Effort, &Libraries) -> Result<Goal>;
-    let rows: [(&'static str, Measurement); 21] = [
+    let rows: [(&'static str, Measurement); 19] = [
         ("pair, 64 B", one_thread::small),
         ("pair, 1 KiB", one_thread::medium),
         ("pair, 4 KiB", one_thread::large),
@@ -91,10 +91,6 @@ pub fn all(
         ("100 servers at once", scale::servers),
         ("open and close", scale::again),
         ("1,000 channels", scale::channels),
-        ("real Xen, throughput", |_, _| Ok(xen_throughput())),
-        ("real Xen, notifications and round trips", |_, _| {
-            Ok(xen_events())
-        }),
     ];
     let libraries = Libraries::start()?;
     let mut goals = Vec::new();
@@ -104,31 +100,6 @@ pub fn all(
         goals.push(measure(effort, &libraries)?);
     }
     Ok(goals)
-}
-
-const ON_XEN: &str = "`cargo xtask bench --xen` measures it";
-
-fn xen_throughput() -> Goal {
-    Goal::missing(
-        "real Xen, same boot, throughput against C: Rust↔Rust",
-        ON_XEN,
-        vec![
-            ("any size", Bound::AtLeast(1.0, 1.2)),
-            ("≤ 256 B", Bound::AtLeast(2.0, 4.0)),
-            ("Rust↔C", Bound::AtLeast(0.95, 1.0)),
-        ],
-    )
-}
-
-fn xen_events() -> Goal {
-    Goal::missing(
-        "real Xen, same boot, 64 B, against C",
-        ON_XEN,
-        vec![
-            ("EVTCHN_NOTIFY calls per MiB", Bound::AtMost(0.2, 0.1)),
-            ("blocking round trip", Bound::AtMost(1.05, 0.9)),
-        ],
-    )
 }
 
 /// Why a row with the C library has no figure.

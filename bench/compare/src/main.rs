@@ -12,10 +12,11 @@ mod libxenvchan;
 #[cfg(not(libxenvchan))]
 #[path = "without.rs"]
 mod libxenvchan;
+mod real_xen;
 mod relay;
 mod subject;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -24,7 +25,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use vchan_bench::machine::Machine;
 use vchan_bench::{calibration, report};
 
+use crate::goal::Goal;
 use crate::goals::Effort;
+use crate::real_xen::RealXen;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -38,7 +41,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Measure every row of the table of goals that needs no real Xen
+    /// Measure every row of the table of goals that needs no real Xen; those of real Xen are the last
+    /// that were kept beside the document
     Goals {
         /// In under five minutes
         #[arg(long)]
@@ -52,6 +56,17 @@ enum Task {
         /// Only the rows whose names contain this
         #[arg(long, value_name = "TEXT")]
         only: Option<String>,
+    },
+    /// Compare what was measured on real Xen
+    RealXen {
+        /// What the measuring program reported, a figure on each line
+        figures: PathBuf,
+        /// Write the rows as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Write their section of this document, and keep the figures beside it
+        #[arg(long, value_name = "FILE.md")]
+        document: Option<PathBuf>,
     },
     /// Hold the counts against their limits
     Gates {
@@ -91,6 +106,11 @@ fn run(task: Task) -> Result<bool> {
             document,
             only,
         } => measure_goals(quick, json, document, only.as_deref().unwrap_or_default()),
+        Task::RealXen {
+            figures,
+            json,
+            document,
+        } => compare_on_xen(&figures, json.as_deref(), document.as_deref()),
         Task::Gates { name } => return gates::run(name.as_deref()),
         Task::Pairs {
             subject,
@@ -123,18 +143,55 @@ fn measure_goals(
         progress.inc(1);
     })?;
     progress.finish_and_clear();
-    print!("{}", goal::table(&goals));
+    let xen = match &document {
+        Some(file) => RealXen::kept(file)?,
+        None => None,
+    };
+    let mut all = goals.clone();
+    match &xen {
+        Some(xen) => all.extend(xen.goals()),
+        None if only.is_empty() => {
+            all.extend([real_xen::throughput_goal(), real_xen::events_goal()]);
+        }
+        None => {}
+    }
+    print!("{}", goal::table(&all));
     if let Some(file) = json {
-        let rows: Vec<_> = goals.iter().map(goal::Goal::json).collect();
-        let text = serde_json::to_string_pretty(&rows)?;
-        std::fs::write(&file, text + "\n")
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        write_json(&file, &all)?;
     }
     if let Some(file) = document {
-        document::write(&file, effort, &machine, &calibration, &goals)
+        document::write(&file, effort, &machine, &calibration, &goals, xen.as_ref())
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+fn compare_on_xen(figures: &Path, json: Option<&Path>, document: Option<&Path>) -> Result<()> {
+    let lines = std::fs::read_to_string(figures)
+        .with_context(|| format!("cannot read {}", figures.display()))?;
+    let circumstances = format!(
+        "{}, {}, {}",
+        document::today(),
+        real_xen::EMULATED,
+        Machine::this()
+    );
+    let xen = RealXen::measured(&lines, circumstances)?;
+    print!("{}", xen.section());
+    if let Some(file) = json {
+        write_json(file, &xen.goals())?;
+    }
+    if let Some(file) = document {
+        xen.keep(file)
+            .and_then(|()| document::write_section(file, &xen))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn write_json(file: &Path, goals: &[Goal]) -> Result<()> {
+    let rows: Vec<_> = goals.iter().map(Goal::json).collect();
+    let text = serde_json::to_string_pretty(&rows)?;
+    std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// On standard error, and only where that is a terminal.

@@ -38,6 +38,8 @@ pub enum Image {
     C,
     /// A guest that does what dom0 tells it over a vchan.
     Ordered,
+    /// Servers of both libraries that are measured.
+    Load,
 }
 
 /// A guest that scenarios are about.
@@ -80,8 +82,8 @@ impl Guest {
             }
         };
         let guest = Self { domid, name };
-        // The ordered guest is a client to begin with.
-        if image != Image::Ordered {
+        // The ordered guest is a client to begin with, and who measures waits for each server.
+        if !matches!(image, Image::Ordered | Image::Load) {
             guest.wait_for_server()?;
         }
         Ok(guest)
@@ -191,6 +193,7 @@ fn name_of(kind: Kind, image: Image) -> String {
         (Image::Unikernel, Kind::Pvh) => "echo-pvh".to_owned(),
         (Image::C, kind) => format!("c-{kind}"),
         (Image::Ordered, kind) => format!("ordered-{kind}"),
+        (Image::Load, kind) => format!("load-{kind}"),
     }
 }
 
@@ -205,10 +208,11 @@ fn domid(name: &str) -> Result<Option<String>> {
 fn create(name: &str, kind: Kind, image: Image) -> Result<()> {
     let config = match image {
         Image::EchoGuest | Image::Unikernel => format!("xl/{name}.xl"),
-        Image::C | Image::Ordered => {
+        Image::C | Image::Ordered | Image::Load => {
             let ramdisk = match image {
                 Image::C => "c-guest",
-                _ => "ordered-guest",
+                Image::Ordered => "ordered-guest",
+                _ => "load-guest",
             };
             let path = format!("/tmp/{name}.xl");
             let virtualisation = kind.to_string();
@@ -223,12 +227,14 @@ fn create(name: &str, kind: Kind, image: Image) -> Result<()> {
             path
         }
     };
-    // Less than its own file says: saving takes its time.
-    let memory: &[&str] = match image {
+    let more: &[&str] = match image {
+        // Less than its own file says: saving takes its time.
         Image::EchoGuest => &["memory=128"],
+        // Not where dom0's first processor is: who measures is there.
+        Image::Load => &["cpus=\"1\""],
         _ => &[],
     };
-    xl_create(&config, memory)
+    xl_create(&config, more)
 }
 
 fn xl_create(config: &str, more: &[&str]) -> Result<()> {

@@ -5,9 +5,13 @@
 //! - `xen-scenarios [PART]` runs all of them, or those whose name contains PART, each in a
 //!   process of its own with its own time limit, and reports each on a line that starts with
 //!   `@@rig`.
+//! - `xen-scenarios --bench EFFORT` measures instead, in the same way.
 
+mod bench;
 mod guests;
+mod load;
 mod program;
+mod report;
 mod scenarios;
 mod store;
 mod supervisor;
@@ -29,7 +33,11 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        ["--one", name] => match all.iter().find(|scenario| scenario.name == *name) {
+        ["--one", name] => match all
+            .iter()
+            .chain(&bench::all())
+            .find(|scenario| scenario.name == *name)
+        {
             Some(scenario) => match (scenario.run)() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
@@ -42,10 +50,11 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
+        ["--bench", effort] => supervisor::run(&bench::all(), effort),
         [] => supervisor::run(&all, ""),
         [part] if !part.starts_with('-') => supervisor::run(&all, part),
         _ => {
-            eprintln!("usage: xen-scenarios [--list | --one NAME | PART]");
+            eprintln!("usage: xen-scenarios [--list | --one NAME | --bench EFFORT | PART]");
             ExitCode::from(2)
         }
     }

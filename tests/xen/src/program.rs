@@ -26,6 +26,8 @@ pub struct Program {
     input: Option<ChildStdin>,
     stdout: Shared,
     stderr: Shared,
+    /// How much of standard output was given out as lines.
+    lines_end: usize,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -84,6 +86,7 @@ impl Program {
             child,
             stdout,
             stderr,
+            lines_end: 0,
             readers,
         })
     }
@@ -142,6 +145,33 @@ impl Program {
                 self.expect(&buffer, beginning, step)?;
             }
             std::thread::sleep(step);
+        }
+    }
+
+    /// The next line of standard output, which must come within `limit`.
+    pub fn next_line(&mut self, limit: Duration) -> Result<String> {
+        let until = latest(limit);
+        loop {
+            let ended = self.child.try_wait()?;
+            let bytes = contents(&self.stdout);
+            let rest = bytes.get(self.lines_end..).unwrap_or_default();
+            if let Some(length) = rest.iter().position(|byte| *byte == b'\n') {
+                self.lines_end += length + 1;
+                let line = rest.get(..length).unwrap_or_default();
+                return Ok(String::from_utf8_lossy(line).into_owned());
+            }
+            if let Some(status) = ended {
+                bail!("{} ended ({status})\n{}", self.name, self.said());
+            }
+            if Instant::now() > until {
+                let seconds = (limit * LENIENCE).as_secs();
+                bail!(
+                    "{} said nothing for {seconds} s\n{}",
+                    self.name,
+                    self.said()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

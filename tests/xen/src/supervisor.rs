@@ -3,10 +3,11 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::guests;
 use crate::program::{LENIENCE, Program};
+use crate::report::report;
 use crate::scenarios::Scenario;
 
 /// Runs the scenarios whose name contains `part`, or one of the parts with commas between; fails if one of them does.
@@ -97,21 +98,4 @@ fn report_start(scenario: &Scenario) {
         scenario.name,
         (scenario.limit * LENIENCE).as_secs()
     ));
-}
-
-/// One line to the program outside. It begins on a line of its own, whatever the kernel said.
-fn report(text: &str) {
-    let printable: String = text
-        .chars()
-        .map(|c| {
-            if c.is_ascii_graphic() || c == ' ' {
-                c
-            } else {
-                '?'
-            }
-        })
-        .collect();
-    println!("\n@@rig {printable}");
-    // The console is slow under emulation; give it the time to take the line whole.
-    std::thread::sleep(Duration::from_millis(5));
 }

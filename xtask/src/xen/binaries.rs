@@ -27,14 +27,28 @@ pub fn build_static(packages: &[&str]) -> Result<PathBuf> {
     Ok(process::target_directory().join(TARGET).join("release"))
 }
 
-/// Compiles the C peer against the unmodified C library of the unpacked packages.
+/// Where the C library is called by these, a program may stand between.
+const COUNTED: &str =
+    "-Wl,--wrap=xenevtchn_notify,--wrap=xenevtchn_pending,--wrap=xenevtchn_unmask";
+
+/// Compiles the C peer.
 pub fn build_c_peer(packages: &Packages) -> Result<PathBuf> {
+    build_c(packages, "vchan-peer", &[])
+}
+
+/// Compiles the C library's side of measurements.
+pub fn build_c_load(packages: &Packages) -> Result<PathBuf> {
+    build_c(packages, "vchan-load", &[COUNTED])
+}
+
+/// Compiles `tests/c/<name>.c` against the unmodified C library of the unpacked packages.
+fn build_c(packages: &Packages, name: &str, more: &[&str]) -> Result<PathBuf> {
     process::need(
         "cc",
         "the C peer needs a C compiler: apt-get install gcc libc6-dev",
     )?;
-    let source = process::workspace().join("tests/c/vchan-peer.c");
-    let program = process::xen_directory().join("vchan-peer");
+    let source = process::workspace().join(format!("tests/c/{name}.c"));
+    let program = process::xen_directory().join(name);
     if is_newer(&program, &source) {
         return Ok(program);
     }
@@ -56,7 +70,8 @@ pub fn build_c_peer(packages: &Packages) -> Result<PathBuf> {
     .arg("-L")
     .arg(usr.join("lib/x86_64-linux-gnu"))
     .args(["-lxenvchan", "-lxenstore", "-lxengnttab", "-lxenevtchn"])
-    .args(["-lxentoollog", "-lxentoolcore", "-lxencall"]);
+    .args(["-lxentoollog", "-lxentoolcore", "-lxencall"])
+    .args(more);
     process::output(&mut cc)?;
     Ok(program)
 }

@@ -31,6 +31,8 @@ pub enum Line {
     Fail(String, f64),
     /// Something to know about the scenario that is running.
     Log(String),
+    /// Something that was measured.
+    Figure(String),
     /// Something to know about the run as a whole.
     Note(String),
     /// dom0 could not be set up.
@@ -57,6 +59,7 @@ impl Line {
             "pass" => Self::Pass(name, number.parse().unwrap_or_default()),
             "fail" => Self::Fail(name, number.parse().unwrap_or_default()),
             "log" => Self::Log(rest.to_owned()),
+            "figure" => Self::Figure(rest.to_owned()),
             "note" => Self::Note(rest.to_owned()),
             "broken" => Self::Broken(rest.to_owned()),
             "end" => Self::End,

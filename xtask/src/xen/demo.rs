@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::console::{Line, Machine};
 use super::packages::Packages;
+use super::qemu::Clock;
 use super::{images, qemu};
 use crate::interrupt::Interrupt;
 
@@ -31,7 +32,10 @@ pub fn run(yes: bool) -> Result<ExitCode> {
 
     step(3, "booting Xen and dom0 under QEMU");
     let interrupt = Interrupt::note()?;
-    let mut machine = Machine::start(qemu::machine(&images, "rig=demo"), interrupt.clone())?;
+    let mut machine = Machine::start(
+        qemu::machine(&images, "rig=demo", Clock::Real),
+        interrupt.clone(),
+    )?;
     let spinner = spinner()?;
     machine.wait_for_dom0(|line| spinner.set_message(line.chars().take(70).collect::<String>()))?;
     spinner.finish_and_clear();

@@ -84,6 +84,7 @@ pub fn announce_guest_image() -> Result<ExitCode> {
 pub fn all(packages: &Packages) -> Result<Images> {
     let directory = process::xen_directory();
     let peer = binaries::build_c_peer(packages)?;
+    let load = binaries::build_c_load(packages)?;
     // Together: what one of them needs of a shared dependency, cargo gives to all, and building
     // them one by one would compile everything once for each.
     let programs =
@@ -100,10 +101,11 @@ pub fn all(packages: &Packages) -> Result<Images> {
 
     let dom0 = directory.join("dom0.cpio");
     let mut archive = dom0_base(packages)?;
-    for program in ["node-cli", "vchan-soak", "xen-scenarios"] {
+    for program in ["node-cli", "rust-load", "vchan-soak", "xen-scenarios"] {
         archive.copy(&format!("opt/rig/{program}"), &programs.join(program))?;
     }
     archive.copy("opt/rig/vchan-peer", &peer)?;
+    archive.copy("opt/rig/vchan-load", &load)?;
     let kernel = packages.kernel();
     // The paths that xl/*.xl name, seen from /root.
     for image in unikernel::build()? {
@@ -121,6 +123,11 @@ pub fn all(packages: &Packages) -> Result<Images> {
         "root/target/xen/ordered-guest.cpio.gz",
         0o644,
         &ordered_guest(packages, &programs)?,
+    );
+    archive.file(
+        "root/target/xen/load-guest.cpio.gz",
+        0o644,
+        &load_guest(packages, &programs, &load)?,
     );
     for name in [
         "echo.xl",
@@ -142,29 +149,39 @@ pub fn all(packages: &Packages) -> Result<Images> {
     })
 }
 
-/// A guest that does what dom0 tells it.
-fn ordered_guest(packages: &Packages, programs: &Path) -> Result<Vec<u8>> {
+/// A guest with a shell script as its /init.
+fn scripted_guest(packages: &Packages, script: &str) -> Result<Archive> {
     let mut archive = Archive::default();
-    archive.copy("init", &rig_file("ordered-guest-init.sh"))?;
+    archive.copy("init", &rig_file(script))?;
     archive.copy("bin/busybox", &packages.root.join("bin/busybox"))?;
-    archive.copy("bin/ordered-guest", &programs.join("ordered-guest"))?;
     mount_points(&mut archive);
     modules(&mut archive, packages, GUEST_MODULES)?;
+    Ok(archive)
+}
+
+/// A guest that does what dom0 tells it.
+fn ordered_guest(packages: &Packages, programs: &Path) -> Result<Vec<u8>> {
+    let mut archive = scripted_guest(packages, "ordered-guest-init.sh")?;
+    archive.copy("bin/ordered-guest", &programs.join("ordered-guest"))?;
+    archive.finish_gzip()
+}
+
+/// A guest that is measured, with both libraries.
+fn load_guest(packages: &Packages, programs: &Path, c: &Path) -> Result<Vec<u8>> {
+    let mut archive = scripted_guest(packages, "load-guest-init.sh")?;
+    archive.copy("bin/rust-load", &programs.join("rust-load"))?;
+    archive.copy("bin/vchan-load", c)?;
     archive.finish_gzip()
 }
 
 /// A guest with Debian's C library serving: the echo, and vchan-socket-proxy.
 fn c_guest(packages: &Packages, peer: &Path) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
-    archive.copy("init", &rig_file("c-guest-init.sh"))?;
-    archive.copy("bin/busybox", &packages.root.join("bin/busybox"))?;
+    let mut archive = scripted_guest(packages, "c-guest-init.sh")?;
     archive.copy("bin/vchan-peer", peer)?;
     archive.copy(
         "bin/vchan-socket-proxy",
         &private_program(packages, "vchan-socket-proxy")?,
     )?;
-    mount_points(&mut archive);
-    modules(&mut archive, packages, GUEST_MODULES)?;
     let proxy_needs = [
         "libxenvchan.",
         "libxenstore.",

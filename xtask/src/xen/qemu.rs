@@ -49,20 +49,35 @@ fn as_root(line: &str) -> Result<Command> {
     Ok(command)
 }
 
+/// What the machine's clocks go by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Time as it passes.
+    Real,
+    /// Instructions that the emulated processors have executed, which take turns: what is measured
+    /// does not depend on how busy the real ones are.
+    Instructions,
+}
+
 /// The machine, with the first serial line (Xen's and dom0's console) on standard input and output.
 ///
 /// `dom0_words` go onto dom0's command line, where its /init finds them.
-pub fn machine(images: &Images, dom0_words: &str) -> Command {
+pub fn machine(images: &Images, dom0_words: &str, clock: Clock) -> Command {
     let mut command = Command::new(PROGRAM);
     // Software emulation: the nested virtualisation that PVH guests need is
     // emulated as well (+svm,+npt). Without +rdrand every early `xl create`
     // waits for random numbers.
-    command.args([
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "qemu64,+svm,+npt,+rdrand",
-    ]);
+    command.args(["-cpu", "qemu64,+svm,+npt,+rdrand"]);
+    command.args(match clock {
+        Clock::Real => ["-accel", "tcg,thread=multi"].as_slice(),
+        // Two nanoseconds each; while both sleep, time goes on to what wakes them.
+        Clock::Instructions => &[
+            "-accel",
+            "tcg,thread=single",
+            "-icount",
+            "shift=1,sleep=off,align=off",
+        ],
+    });
     command.args(["-smp", "2", "-m", "2048", "-nographic", "-no-reboot"]);
     command.args(["-nic", "none"]);
     command.arg("-kernel").arg(&images.hypervisor);

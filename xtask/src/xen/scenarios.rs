@@ -1,4 +1,5 @@
-//! Runs what `tests/xen` has in one boot, the scenarios or the soak, and counts the results.
+//! Runs what `tests/xen` has in one boot, the scenarios, the soak or the measurements, and counts the
+//! results.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use anyhow::{Result, bail};
 
 use super::console::{Line, Machine};
 use super::packages::Packages;
+use super::qemu::Clock;
 use super::{images, qemu};
 use crate::interrupt::Interrupt;
 use crate::process;
@@ -37,7 +39,8 @@ pub fn run(packages: &Packages, part: &str) -> Result<Tally> {
     if part.contains(|c: char| !(c.is_ascii_alphanumeric() || "-/_,".contains(c))) {
         bail!("{part:?} is no part of a scenario's name");
     }
-    in_one_boot(packages, &format!("rig=test scenarios={part}"), names)
+    let words = format!("rig=test scenarios={part}");
+    Ok(in_one_boot(packages, &words, Clock::Real, names)?.0)
 }
 
 /// `gib` GiB each way through the echo guest, with clients in dom0 that are killed at random.
@@ -45,14 +48,28 @@ pub fn soak(packages: &Packages, kind: &str, gib: f64, seed: u64) -> Result<Tall
     // A client's connection takes seconds there: a few dozen of them.
     let of_a_client = gib / 20.0;
     let words = format!("rig=soak soak={kind},{gib},{of_a_client},{seed}");
-    in_one_boot(packages, &words, vec![format!("soak/{kind}")])
+    let open = vec![format!("soak/{kind}")];
+    Ok(in_one_boot(packages, &words, Clock::Real, open)?.0)
 }
 
-/// Boots with `words` for dom0, which reports how each of the `open` ones went.
-fn in_one_boot(packages: &Packages, words: &str, mut open: Vec<String>) -> Result<Tally> {
+/// Measures both libraries in guests of both kinds, and gives what was measured, a line each. The
+/// `effort` is `quick` or `full`.
+pub fn bench(packages: &Packages, effort: &str) -> Result<(Tally, Vec<String>)> {
+    let names = ["pv", "pvh"].map(|kind| format!("bench/{kind}/{effort}"));
+    let words = format!("rig=bench bench={effort}");
+    in_one_boot(packages, &words, Clock::Instructions, names.to_vec())
+}
+
+/// Boots with `words` for dom0, which reports how each of the `open` ones went, and what it measured.
+fn in_one_boot(
+    packages: &Packages,
+    words: &str,
+    clock: Clock,
+    mut open: Vec<String>,
+) -> Result<(Tally, Vec<String>)> {
     let images = images::all(packages)?;
     let began = Instant::now();
-    let mut machine = Machine::start(qemu::machine(&images, words), Interrupt::note()?)?;
+    let mut machine = Machine::start(qemu::machine(&images, words, clock), Interrupt::note()?)?;
     let seconds = machine.wait_for_dom0(|_| {})?;
     println!(
         "real Xen: dom0 is up after {seconds:.1} s of its time, {:.1} s of ours; {} scenarios",
@@ -61,12 +78,20 @@ fn in_one_boot(packages: &Packages, words: &str, mut open: Vec<String>) -> Resul
     );
 
     let mut tally = Tally::default();
+    let mut figures: Vec<String> = Vec::new();
+    // Of which scenario those from this one on are.
+    let mut measured = 0;
     let mut running = String::new();
     let mut patience = GRACE;
     let mut log = Vec::new();
     let ended = loop {
         match machine.next(patience) {
             Ok(Line::Start(name, limit)) => {
+                // Once more from the beginning: what the first attempt measured does not count.
+                if running == name {
+                    figures.truncate(measured);
+                }
+                measured = figures.len();
                 running = name;
                 patience = Duration::from_secs(limit) + GRACE;
                 log.clear();
@@ -84,6 +109,7 @@ fn in_one_boot(packages: &Packages, words: &str, mut open: Vec<String>) -> Resul
                 tally.failed += 1;
                 open.retain(|other| *other != name);
             }
+            Ok(Line::Figure(figure)) => figures.push(figure),
             Ok(Line::Note(note)) => println!("  note  {note}"),
             Ok(Line::Log(line)) => log.push(line),
             Ok(Line::Broken(why)) => break Err(anyhow::anyhow!("{why}")),
@@ -110,5 +136,5 @@ fn in_one_boot(packages: &Packages, words: &str, mut open: Vec<String>) -> Resul
         );
     }
     machine.finish();
-    Ok(tally)
+    Ok((tally, figures))
 }

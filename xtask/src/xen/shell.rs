@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::packages::Packages;
+use super::qemu::Clock;
 use super::{images, qemu};
 use crate::process;
 
@@ -14,6 +15,6 @@ pub fn run(yes: bool) -> Result<ExitCode> {
     let packages = Packages::prepare()?;
     let images = images::all(&packages)?;
     println!("booting; `exit` powers the machine off, Ctrl-A X ends QEMU at once");
-    process::run(&mut qemu::machine(&images, "rig=shell"))?;
+    process::run(&mut qemu::machine(&images, "rig=shell", Clock::Real))?;
     Ok(ExitCode::SUCCESS)
 }

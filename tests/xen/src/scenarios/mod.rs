@@ -5,6 +5,7 @@ mod c_guest;
 mod dom0;
 mod echo_guest;
 mod lives;
+mod load;
 mod ordered_guest;
 mod unikernel;
 
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
         of_kind(&mut all, kind, "long-lived", lives::SCENARIOS);
         of_kind(&mut all, kind, "ordered-guest", ordered_guest::SCENARIOS);
         of_kind(&mut all, kind, "c-guest", c_guest::SCENARIOS);
+        of_kind(&mut all, kind, "load", load::SCENARIOS);
     }
     of_kind(&mut all, Kind::Pv, "short-lived", lives::GUESTS);
     for (name, limit, run) in dom0::SCENARIOS {
