@@ -377,7 +377,12 @@ impl Client {
         if !server_lives && keeps("server-lives") {
             return Err(Error::Closed);
         }
-        if !left::is_unused(&copy) && keeps("used-page") {
+        // A server that has made another offer since we bound to its port may have given the same
+        // number to the page of that. A host that cannot tell now is asked again while one waits.
+        if matches!(port.is_bound(), Ok(Some(false))) && keeps("port-of-this-page") {
+            return Err(Error::Closed);
+        }
+        if !left::is_fresh(&copy) && keeps("used-page") {
             let stands = self.keys.read(host, server, patience).await? == Ok(published);
             if !stands
                 || !self

@@ -15,10 +15,9 @@ use crate::memory::PAGE_SIZE;
 /// the machine may stop.
 const LOOKS: u32 = 4;
 
-/// Whether no client has written or read anything in a page, by a copy of it.
-pub(super) fn is_unused(page: &[u8; PAGE_SIZE]) -> bool {
-    let waits = page.get(Side::Client.live()) == Some(&Live::Waiting.byte());
-    waits || [Ring::Left.prod(), Ring::Right.cons()].map(|at| index(page, at)) == [Some([0; 4]); 2]
+/// Whether no client has come to a page yet, by a copy of it.
+pub(super) fn is_fresh(page: &[u8; PAGE_SIZE]) -> bool {
+    page.get(Side::Client.live()) == Some(&Live::Waiting.byte())
 }
 
 fn index(page: &[u8; PAGE_SIZE], at: usize) -> Option<[u8; 4]> {

@@ -7,12 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vchan::layout::{Geometry, Ring};
-use vchan::{Client, DomId, Error, Server};
+use vchan::{Client, DomId, Error, Server, State};
 use vchan_emulator::faults::{Log, Verdict, gated};
 
 use crate::SHORT;
 use crate::common::raw::RawPeer;
 use crate::common::steps::NOTICED;
+use crate::common::watched::{hook, watched};
 use crate::common::{LONG, World, bounded, guest};
 
 #[test]
@@ -328,6 +329,58 @@ fn fault_c11_a_client_takes_over_rings_that_their_server_goes_on_with() {
             10
         );
         drop((second, raw));
+        world.assert_clean();
+    });
+}
+
+/// A server makes another offer just when a client has bound to the port of the one before, and the
+/// page of the new one gets the number of the old.
+#[test]
+fn fault_c07_a_client_never_pairs_a_port_with_the_page_of_another_offer() {
+    bounded(|| {
+        let world = World::new();
+        let guest_host = world.guest.clone();
+        let bind = move || {
+            let server = Server::builder(&guest_host, DomId::DOM0);
+            let mut server = server.bind().unwrap();
+            let numbers = server.pending().unwrap().handshake();
+            (server, numbers)
+        };
+        let (dom0, calls) = watched(&world.dom0);
+        let (sender, replaced) = std::sync::mpsc::channel();
+        let (guest_host, mut first) = (world.guest.clone(), Some(bind()));
+        hook(&calls.before_map, move |_| {
+            let Some((server, old)) = first.take() else {
+                return;
+            };
+            drop(server);
+            let other = guest_host.events().bind_unbound(DomId::DOM0).unwrap();
+            let (server, new) = bind();
+            assert_eq!(new.ring_ref, old.ring_ref, "the same page again");
+            assert_ne!(new.event_channel, old.event_channel, "another port");
+            sender.send((server, other)).unwrap();
+        });
+        let client = Client::builder(&dom0, guest()).timeout(LONG);
+        let mut client = client.connect().unwrap();
+        let (mut server, other) = replaced.recv().unwrap();
+        client.write_all(b"paired").unwrap();
+        // What was tried before looks to the server like a client that came and went.
+        let mut text = Vec::new();
+        while text.is_empty() {
+            let mut channel = server.accept_timeout(LONG).unwrap();
+            let mut chunk = [0; 6];
+            let count = channel.read(&mut chunk).unwrap();
+            text.extend_from_slice(&chunk[..count]);
+            if count == 0 {
+                assert_eq!(channel.state().unwrap(), State::Closed);
+                continue;
+            }
+            channel.write_all(b"back").unwrap();
+            client.read_exact(&mut [0; 4]).unwrap();
+            assert_eq!(client.probe().unwrap(), State::Connected, "another port");
+        }
+        assert_eq!(text, b"paired");
+        drop((client, server, other, dom0));
         world.assert_clean();
     });
 }
