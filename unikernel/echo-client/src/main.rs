@@ -2,7 +2,7 @@
 //! prints what comes back, then sends a number of bytes and looks whether all came back.
 //!
 //! Who the server is, it is told in its domain's XenStore key `data/server`. `extra="bytes=4194304"`
-//! says how many bytes.
+//! says how many bytes. With `extra="stays=1"` it waits for the server's end then, and says how it came.
 #![no_std]
 #![no_main]
 
@@ -32,7 +32,16 @@ fn ask(guest: &Guest) -> Result<(), Problem> {
         .command_line()
         .value("bytes")
         .and_then(|count| count.parse().ok());
-    check(&mut channel, count.unwrap_or(0))
+    check(&mut channel, count.unwrap_or(0))?;
+    if guest.command_line().value("stays").is_some() {
+        println!("waiting for the server's end");
+        match channel.read(&mut [0]) {
+            Ok(0) => println!("the server has closed the channel"),
+            Ok(_) => return Err(Problem("more came back than was sent".to_string())),
+            Err(error) => println!("the server has ended: {error}"),
+        }
+    }
+    Ok(())
 }
 
 /// The server's domid, once somebody has written it.

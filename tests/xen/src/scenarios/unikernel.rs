@@ -20,6 +20,7 @@ pub(super) const SCENARIOS: &[OfGuest] = &[
     ("out-of-memory", 60, out_of_memory),
     ("100-ports", 240, many_ports),
     ("guest-to-guest", 240, guest_to_guest),
+    ("server-destroyed", 240, server_destroyed),
 ];
 
 /// The domain before was destroyed with a client connected; nothing of it is in the way.
@@ -155,9 +156,32 @@ fn guest_to_guest(which: Which) -> Result<()> {
 }
 
 fn linked(client_kind: Kind, server_kind: Kind) -> Result<()> {
+    let (client, server) = pair(client_kind, server_kind, "bytes=1000000")?;
+    let all = "1000000 bytes came back as they should\n";
+    client.wait_for_words(all, Duration::from_secs(60))?;
+    server.wait_for_words("has closed the channel", HALF_A_MINUTE)?;
+    server.destroy()
+}
+
+/// A client in a guest asks Xen for the state of its port, so it learns that its server's domain is
+/// gone, though it maps its pages; XenStore tells it nothing.
+fn server_destroyed(which: Which) -> Result<()> {
+    for server_kind in [Kind::Pv, Kind::Pvh] {
+        let (client, server) = pair(which.kind, server_kind, "stays=1")?;
+        client.wait_for_words("waiting for the server's end\n", HALF_A_MINUTE)?;
+        server.destroy()?;
+        client.wait_for_words(
+            "the server has ended: the peer's domain is gone",
+            HALF_A_MINUTE,
+        )?;
+    }
+    Ok(())
+}
+
+/// A client, and a server that has answered it.
+fn pair(client_kind: Kind, server_kind: Kind, extra: &str) -> Result<(Guest, Guest)> {
     let name = |what| format!("{what}-{client_kind}-{server_kind}");
-    let bytes = "bytes=1000000";
-    let client = Guest::unikernel(&name("client"), client_kind, "echo-client", 4, bytes)?;
+    let client = Guest::unikernel(&name("client"), client_kind, "echo-client", 4, extra)?;
     let extra = format!("client={}", client.domid);
     let server = Guest::unikernel(&name("server"), server_kind, "echo-guest", 4, &extra)?;
     let key = client.path("server");
@@ -165,10 +189,7 @@ fn linked(client_kind: Kind, server_kind: Kind) -> Result<()> {
         .successful("xenstore-write")?;
     let hello = format!("HELLO FROM DOMAIN {}\n", client.domid);
     client.wait_for_words(&hello, HALF_A_MINUTE)?;
-    let all = "1000000 bytes came back as they should\n";
-    client.wait_for_words(all, Duration::from_secs(60))?;
-    server.wait_for_words("has closed the channel", HALF_A_MINUTE)?;
-    server.destroy()
+    Ok((client, server))
 }
 
 /// The domain that comes after it is another one, and serves.
