@@ -8,9 +8,12 @@ use core::ops::Range;
 
 use vchan::memory::{Access, Region};
 
+use crate::machine::PAGE;
 use crate::pages::region;
 use crate::xen::sched;
 
+mod fault;
+mod guard;
 mod pv;
 mod pvh;
 
@@ -24,6 +27,13 @@ unsafe extern "C" {
     /// From `unikernel.ld`.
     static unikernel_begin: u8;
     static unikernel_end: u8;
+    /// From `entry.s`: the page below the stack, where exceptions are entered, and the end of their
+    /// stack.
+    static unikernel_guard: [u8; PAGE];
+    static unikernel_exceptions: u8;
+    static unikernel_fault_stack_end: u8;
+    /// A PVH guest's tables of level 2, four side by side.
+    static unikernel_l2: [u64; 4 * PAGE / 8];
 }
 
 /// What a guest is given to begin with.
@@ -53,7 +63,12 @@ extern "C" fn unikernel_boot(start_info: usize, is_pvh: u32) -> ! {
         crate::xen::set_up_page();
         pvh::take(start_info)
     };
-    match given {
+    let guarded = |given| {
+        guard::set_up()?;
+        fault::set_up()?;
+        Ok(given)
+    };
+    match given.and_then(guarded) {
         Ok(given) => crate::guest::live(given),
         // There is nothing yet to say it with.
         Err(_) => sched::shutdown(sched::Reason::Crash),

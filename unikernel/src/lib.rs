@@ -93,6 +93,7 @@
 //! - `xl shutdown` and `xl reboot` make whatever waits fail; the program returns from its `main`, and
 //!   closes its channels on the way. One that may be too busy to wait asks [`Guest::heed`] now and then.
 //!   `xl save` and `xl migrate` are refused with a line on the console.
+//! - A stack that overflows (it has 64 KiB) and an address of zero end the domain, as crashed.
 //! - A program that returns an error, and one that panics, says so on the console, and its domain ends
 //!   as crashed.
 //! - Memory that a peer has still mapped is kept back until it lets go.

@@ -11,6 +11,7 @@ pub(crate) mod hvm;
 pub(crate) mod memory;
 pub(crate) mod mmu;
 pub(crate) mod sched;
+pub(crate) mod trap;
 
 pub(crate) use call::set_up_page;
 

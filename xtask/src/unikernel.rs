@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use crate::process;
 
 /// What is built: the package in `unikernel/`, and the program in it.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("echo-guest-xen", "echo-guest"),
     ("echo-client-xen", "echo-client"),
     ("echo-many-xen", "echo-many"),
+    ("faulty-xen", "faulty"),
 ];
 
 /// Builds the programs, each to `target/xen/<program>.xen`.

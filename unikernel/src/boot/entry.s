@@ -118,6 +118,23 @@ unikernel_pvh_long:
     call unikernel_boot
     ud2
 
+# One entry of 8 bytes for each of the processor's exceptions: which one, the return address tells.
+.balign 8
+.globl unikernel_exceptions
+unikernel_exceptions:
+.rept 32
+    call 3f
+    .balign 8
+.endr
+3:  cld
+    pop rdi
+    mov rsi, rsp
+    mov rdx, cr2
+    and rsp, -16
+    xor ebp, ebp
+    call unikernel_fault
+    ud2
+
 .balign 8
 unikernel_gdt:
     .quad 0
@@ -141,7 +158,17 @@ unikernel_l3:
 .globl unikernel_l2
 unikernel_l2:
     .skip 4 * 4096
-unikernel_stack:
+.balign 16
+# For what is said after the other stack has overflowed: see fault.rs.
+unikernel_fault_stack:
+    .skip 8 * 1024
+.globl unikernel_fault_stack_end
+unikernel_fault_stack_end:
+.balign 4096
+# Nothing is to lie here, so that a stack that grows too long is noticed: see guard.rs.
+.globl unikernel_guard
+unikernel_guard:
+    .skip 4096
     .skip 64 * 1024
 unikernel_stack_end:
 

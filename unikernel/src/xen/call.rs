@@ -15,6 +15,7 @@ unsafe extern "C" {
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub(super) enum Call {
+    SetTrapTable = 0,
     MmuUpdate = 1,
     MemoryOp = 12,
     UpdateVaMapping = 14,
