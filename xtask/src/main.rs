@@ -64,9 +64,12 @@ enum Task {
         /// Where the random numbers begin
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Only traffic and killed clients, between dom0 and a guest on real Xen under QEMU
+        /// On real Xen under QEMU: many unikernels, and traffic with killed clients unless --gib is 0
         #[arg(long)]
         xen: bool,
+        /// How many unikernels live one after the other on real Xen
+        #[arg(long, default_value_t = 1000, requires = "xen")]
+        lives: u32,
         /// How that guest is virtualised
         #[arg(long, value_parser = ["pv", "pvh"], default_value = "pvh", requires = "xen")]
         guest: String,
@@ -141,9 +144,10 @@ fn run(task: Task) -> Result<ExitCode> {
             seed,
             xen: true,
             guest,
+            lives,
             consent,
             ..
-        } => soak::run_on_xen(&guest, gib.unwrap_or(1.0), seed, consent.yes),
+        } => soak::run_on_xen(&guest, gib.unwrap_or(1.0), lives, seed, consent.yes),
         Task::Soak {
             gib, seconds, seed, ..
         } => soak::run(gib.unwrap_or(100.0), seconds, seed),

@@ -14,11 +14,16 @@ use crate::xen::{qemu, scenarios};
 /// How often channels are opened and closed.
 const ROUNDS: u64 = 10_000;
 
-/// Runs the soak on real Xen, with a guest of this kind.
-pub fn run_on_xen(kind: &str, gib: f64, seed: u64, yes: bool) -> Result<ExitCode> {
+/// Runs the soak on real Xen, with a guest of this kind, and the long scenarios with so many lives of
+/// unikernels.
+pub fn run_on_xen(kind: &str, gib: f64, lives: u32, seed: u64, yes: bool) -> Result<ExitCode> {
     let packages = Packages::prepare()?;
     qemu::ensure(yes)?;
-    Ok(scenarios::soak(&packages, kind, gib, seed)?.close())
+    let mut tally = scenarios::long(&packages, lives)?;
+    if gib > 0.0 {
+        tally += scenarios::soak(&packages, kind, gib, seed)?;
+    }
+    Ok(tally.close())
 }
 
 /// Runs the long versions on the emulated host, one after the other.

@@ -56,6 +56,14 @@ impl Which {
     pub fn running(self) -> Result<Guest> {
         Guest::running(self.kind, self.image)
     }
+
+    /// A new guest, whose server may not have published yet.
+    pub fn created(self) -> Result<Guest> {
+        let name = name_of(self.kind, self.image);
+        create(&name, self.kind, self.image)?;
+        let domid = domid(&name)?.with_context(|| format!("{name} does not run"))?;
+        Ok(Guest { domid, name })
+    }
 }
 
 /// Directory from which the paths in xl/*.xl are right.
@@ -157,6 +165,30 @@ impl Guest {
         }
     }
 
+    /// How many seconds of processor time the domain has used, to a tenth.
+    pub fn processor_time(&self) -> Result<f64> {
+        let [.., time] = listing(&self.name)?;
+        Ok(time.parse()?)
+    }
+
+    /// Waits until the domain has ended as crashed. It must have been told to stay then.
+    pub fn wait_for_crash(&self, limit: Duration) -> Result<()> {
+        let until = program::latest(limit);
+        loop {
+            let [.., state, _] = listing(&self.name)?;
+            if state.contains('c') {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "{} has not crashed, its state is {state}:\n{}",
+                self.name,
+                console_of(&self.name)
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// `/local/domain/<domid>/data/<leaf>`.
     pub fn path(&self, leaf: &str) -> String {
         format!("/local/domain/{}/data/{leaf}", self.domid)
@@ -203,6 +235,17 @@ fn domid(name: &str) -> Result<Option<String>> {
         .status
         .success()
         .then(|| ended.stdout_text().trim().to_owned()))
+}
+
+/// What `xl list` says of a domain: name, number, memory, processors, state, time.
+fn listing(name: &str) -> Result<[String; 6]> {
+    let ended = program::run(&["xl", "list", name], &[], Duration::from_secs(20))?;
+    let list = ended.successful("xl list")?.stdout_text();
+    let words = list.lines().last().unwrap_or_default().split_whitespace();
+    let words: Vec<String> = words.map(str::to_owned).collect();
+    words
+        .try_into()
+        .map_err(|words| anyhow::anyhow!("xl list says {words:?} of {name}"))
 }
 
 fn create(name: &str, kind: Kind, image: Image) -> Result<()> {

@@ -4,7 +4,8 @@
 //! - `xen-scenarios --one NAME` runs one scenario in this process.
 //! - `xen-scenarios [PART]` runs all of them, or those whose name contains PART, each in a
 //!   process of its own with its own time limit, and reports each on a line that starts with
-//!   `@@rig`.
+//!   `@@rig`. Those of the long run are called `long/...`, and one runs only for a
+//!   PART that begins so. Several PARTs may have commas between them.
 //! - `xen-scenarios --bench EFFORT` measures instead, in the same way.
 
 mod bench;

@@ -37,8 +37,13 @@ pub fn run(all: &[Scenario], part: &str) -> ExitCode {
     }
 }
 
+/// As in xtask: those of the long run must be asked for.
 fn is_meant(name: &str, parts: &str) -> bool {
-    parts.split(',').any(|part| name.contains(part))
+    let is_long = name.starts_with("long/");
+    let is_asked_for = |part: &str| !is_long || part.starts_with("long");
+    parts
+        .split(',')
+        .any(|part| name.contains(part) && is_asked_for(part))
 }
 
 /// Runs it again when Xen itself has crashed the guest meanwhile.
@@ -68,6 +73,9 @@ fn run_repeatedly(scenario: &Scenario) -> Option<String> {
     }
 }
 
+/// What a scenario says on a line that begins so is shown also when it succeeds.
+const NOTE: &str = "note: ";
+
 /// What went wrong, if something did.
 fn run_one(scenario: &Scenario) -> Option<String> {
     let mut command = Command::new("/proc/self/exe");
@@ -86,7 +94,13 @@ fn run_one(scenario: &Scenario) -> Option<String> {
         .stderr(Stdio::null())
         .status();
     match ended {
-        Ok(end) if end.status.success() => None,
+        Ok(end) if end.status.success() => {
+            let said = end.stdout_text();
+            for note in said.lines().filter_map(|line| line.strip_prefix(NOTE)) {
+                report(&format!("note {}: {note}", scenario.name));
+            }
+            None
+        }
         Ok(end) => Some(format!("{}{}", end.stdout_text(), end.stderr_text())),
         Err(error) => Some(format!("ended by its limit: {error:#}")),
     }

@@ -19,15 +19,24 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// The names of the scenarios, from the program that runs them. Built as for this machine, so
 /// that they can be counted where real Xen cannot run.
-pub fn names(part: &str) -> Result<Vec<String>> {
+pub fn names(parts: &str) -> Result<Vec<String>> {
     process::run(process::cargo().args(["build", "--quiet", "--package", "xen-scenarios"]))?;
     let program = process::target_directory().join("debug/xen-scenarios");
     let list = process::output(Command::new(program).arg("--list"))?;
     Ok(list
         .lines()
-        .filter(|name| part.split(',').any(|part| name.contains(part)))
+        .filter(|name| is_meant(name, parts))
         .map(str::to_owned)
         .collect())
+}
+
+/// Those of the long run must be asked for.
+fn is_meant(name: &str, parts: &str) -> bool {
+    let is_long = name.starts_with("long/");
+    let is_asked_for = |part: &str| !is_long || part.starts_with("long");
+    parts
+        .split(',')
+        .any(|part| name.contains(part) && is_asked_for(part))
 }
 
 /// Boots Xen and runs the scenarios whose name contains `part`.
@@ -50,6 +59,14 @@ pub fn soak(packages: &Packages, kind: &str, gib: f64, seed: u64) -> Result<Tall
     let words = format!("rig=soak soak={kind},{gib},{of_a_client},{seed}");
     let open = vec![format!("soak/{kind}")];
     Ok(in_one_boot(packages, &words, Clock::Real, open)?.0)
+}
+
+/// The scenarios that take too long to be run each time; `lives` is how many guests are created and
+/// destroyed one after the other.
+pub fn long(packages: &Packages, lives: u32) -> Result<Tally> {
+    // The kernel gives such words to its first program as its environment.
+    let words = format!("rig=test scenarios=long/ VCHAN_CYCLES={lives}");
+    Ok(in_one_boot(packages, &words, Clock::Real, names("long/")?)?.0)
 }
 
 /// Measures both libraries in guests of both kinds, and gives what was measured, a line each. The

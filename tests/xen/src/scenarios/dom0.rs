@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{HALF_A_MINUTE, expect_refusal, node_cli};
+use super::{HALF_A_MINUTE, InAll, expect_refusal, node_cli};
 use crate::program;
 use crate::store;
 
@@ -14,10 +14,7 @@ use crate::store;
 const NOBODY: &str = "4242";
 const SERVED: &str = "/local/domain/0/data/scenario";
 
-/// Name, limit in seconds, and what to do.
-type InDom0 = (&'static str, u64, fn() -> Result<()>);
-
-pub(super) const SCENARIOS: &[InDom0] = &[
+pub(super) const SCENARIOS: &[InAll] = &[
     ("own-domid", 30, own_domid),
     ("nobody-serves", 30, nobody_serves),
     ("nobody-connects", 30, nobody_connects),

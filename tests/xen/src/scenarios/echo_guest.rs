@@ -166,7 +166,7 @@ fn client_killed(which: Which) -> Result<()> {
 /// A domain that is paused does nothing for as long as somebody likes, and is not dead.
 fn paused(which: Which) -> Result<()> {
     /// Waits ask once a second whether the peer still lives.
-    const PAUSE: Duration = Duration::from_secs(6);
+    const PAUSE: Duration = Duration::from_secs(3);
     let guest = which.running()?;
     let mut client = connected(&guest)?;
     guest.xl(&["pause"], &[])?;

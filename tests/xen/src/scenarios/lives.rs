@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vchan::{Client, DomId, Host};
 
 use super::echo_guest::connected;
+use super::growth::grows_not;
 use super::{HALF_A_MINUTE, OfKind, expect_answer, expect_refusal, node_cli};
-use crate::guests::{self, Guest, Image, Kind};
+use crate::guests::{Guest, Image, Kind};
 use crate::program::{self, Ended, Program};
 use crate::store;
 
@@ -21,9 +22,6 @@ pub(super) const SCENARIOS: &[OfKind] = &[
     ("number-used-again", 300, number_used_again),
     ("destroyed", 60, |kind| echo(kind)?.destroy()),
 ];
-
-/// Of one guest after the other: they begin and end without any.
-pub(super) const GUESTS: &[OfKind] = &[("create-destroy", 600, create_destroy)];
 
 const SAVED: &str = "/tmp/saved";
 /// How long saving and restoring may take, and how long it may be until a peer has noticed.
@@ -159,58 +157,4 @@ fn open_and_close(host: &Host, guest: &Guest) -> Result<()> {
     // As a wait of more than a second would: it opens the device for that at the first time.
     channel.probe()?;
     Ok(())
-}
-
-/// Guests are created, serve and are destroyed, one after the other.
-fn create_destroy(kind: Kind) -> Result<()> {
-    grows_not(2, || {
-        let guest = echo(kind)?;
-        served(&guest)?;
-        guest.destroy()
-    })
-}
-
-/// Does it once, counts what is held then, does it `rounds` times more, and counts again.
-fn grows_not(rounds: u32, mut once: impl FnMut() -> Result<()>) -> Result<()> {
-    once()?;
-    let first = held()?;
-    for round in 1..=rounds {
-        once().with_context(|| format!("round {round}"))?;
-    }
-    // A domain that was destroyed is there for a moment longer.
-    let until = program::latest(PATIENCE);
-    loop {
-        let last = held()?;
-        if last
-            .iter()
-            .zip(&first)
-            .all(|(last, first)| last.1 <= first.1)
-        {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < until,
-            "{rounds} rounds: {first:?}, then {last:?}"
-        );
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
-
-/// What this process and the host have in use.
-fn held() -> Result<[(&'static str, usize); 5]> {
-    let links = fs::read_dir("/proc/self/fd")?.filter_map(|entry| {
-        let target = fs::read_link(entry.ok()?.path()).ok()?;
-        Some(target.to_string_lossy().into_owned())
-    });
-    // Pipes to other programs come and go.
-    let is_ours = |target: &String| target.contains("/dev/xen/") || target.contains("socket:");
-    let maps = fs::read_to_string("/proc/self/maps")?;
-    let of_devices = maps.lines().filter(|line| line.contains("/dev/xen/"));
-    Ok([
-        ("descriptors", links.filter(is_ours).count()),
-        ("mappings", of_devices.count()),
-        ("nodes in XenStore", store::count()?),
-        ("domains", guests::listed()?),
-        ("mapped grants in all domains", guests::mapped_grants()?),
-    ])
 }

@@ -4,6 +4,10 @@
 mod c_guest;
 mod dom0;
 mod echo_guest;
+mod figures;
+mod fleet;
+mod growth;
+mod hostile;
 mod lives;
 mod load;
 mod ordered_guest;
@@ -41,15 +45,26 @@ pub fn all() -> Vec<Scenario> {
         of_kind(&mut all, kind, "c-guest", c_guest::SCENARIOS);
         of_kind(&mut all, kind, "load", load::SCENARIOS);
     }
-    of_kind(&mut all, Kind::Pv, "short-lived", lives::GUESTS);
-    for (name, limit, run) in dom0::SCENARIOS {
+    of_kind(&mut all, Kind::Pv, "short-lived", fleet::CYCLES);
+    of_kind(&mut all, Kind::Pvh, "short-lived", fleet::CYCLES);
+    in_all(&mut all, "unikernels", fleet::AT_ONCE);
+    in_all(&mut all, "dom0", dom0::SCENARIOS);
+    // They take too long to be run each time.
+    in_all(&mut all, "long", fleet::LONG);
+    all
+}
+
+/// Name, limit in seconds, and what to do.
+type InAll = (&'static str, u64, fn() -> Result<()>);
+
+fn in_all(all: &mut Vec<Scenario>, part: &str, list: &'static [InAll]) {
+    for (name, limit, run) in list {
         all.push(Scenario {
-            name: format!("dom0/{name}"),
+            name: format!("{part}/{name}"),
             limit: Duration::from_secs(*limit),
             run: Box::new(run),
         });
     }
-    all
 }
 
 /// Name, limit in seconds, and what to do with a guest of this kind.
@@ -118,10 +133,15 @@ fn random_bytes(size: usize) -> Vec<u8> {
     words.flat_map(u64::to_le_bytes).take(size).collect()
 }
 
-/// 4 MiB through an echo with node-cli; every byte must come back, upper-cased.
+/// 4 MiB through an echo with node-cli.
 fn four_mebibytes(arguments: &[&str]) -> Result<()> {
-    let sent = random_bytes(4 << 20);
-    let ended = node_cli(arguments, &sent, Duration::from_secs(230))?.successful("node-cli")?;
+    through_the_echo(arguments, 4 << 20, Duration::from_secs(230))
+}
+
+/// So many bytes through an echo with node-cli; every byte must come back, upper-cased.
+fn through_the_echo(arguments: &[&str], size: usize, limit: Duration) -> Result<()> {
+    let sent = random_bytes(size);
+    let ended = node_cli(arguments, &sent, limit)?.successful("node-cli")?;
     let expected = sent.to_ascii_uppercase();
     let first_difference = ended
         .stdout

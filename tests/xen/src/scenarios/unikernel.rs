@@ -1,11 +1,12 @@
 //! What only concerns the guest without an operating system.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::echo_guest::connected;
-use super::{HALF_A_MINUTE, OfGuest, expect_answer, node_cli, vchan_peer};
+use super::hostile::{busy_shutdown, hostile_clients};
+use super::{HALF_A_MINUTE, OfGuest, expect_answer, node_cli, through_the_echo, vchan_peer};
 use crate::guests::{Guest, Kind, Which};
 use crate::program::Program;
 use crate::{program, store};
@@ -17,7 +18,13 @@ pub(super) const SCENARIOS: &[OfGuest] = &[
     ("xl-shutdown", 60, xl_shutdown),
     ("xl-reboot", 180, xl_reboot),
     ("ring-orders", 300, ring_orders),
+    ("sizes", 300, |which| {
+        echoed(which, &[4 << 10, 64 << 10, 1 << 20, 4 << 20])
+    }),
     ("out-of-memory", 60, out_of_memory),
+    ("hostile-clients", 300, hostile_clients),
+    ("busy-shutdown", 150, busy_shutdown),
+    ("crashes", 120, crashes),
     ("100-ports", 240, many_ports),
     ("guest-to-guest", 240, guest_to_guest),
     ("server-destroyed", 240, server_destroyed),
@@ -102,6 +109,24 @@ fn ring_orders(which: Which) -> Result<()> {
     Ok(())
 }
 
+/// So many bytes there and back, through rings of the greatest size.
+pub(super) fn echoed(which: Which, sizes: &[usize]) -> Result<()> {
+    let name = format!("large-{}", which.kind);
+    let extra = "read-size=1048576 write-size=1048576";
+    let guest = Guest::unikernel(&name, which.kind, "echo-guest", 8, extra)?;
+    guest.wait_for_server()?;
+    for &size in sizes {
+        let began = Instant::now();
+        through_the_echo(&[&guest.domid], size, Duration::from_secs(280))
+            .with_context(|| format!("{size} bytes"))?;
+        println!(
+            "note: {size} bytes came back in {:.1} s",
+            began.elapsed().as_secs_f64()
+        );
+    }
+    guest.destroy()
+}
+
 /// Rings that do not fit in the memory: the guest says so, and its domain ends.
 fn out_of_memory(which: Which) -> Result<()> {
     let extra = "ports=8 ring-size=1048576";
@@ -109,6 +134,30 @@ fn out_of_memory(which: Which) -> Result<()> {
     guest.wait_for_words("error: cannot share 256 pages", HALF_A_MINUTE)?;
     guest.wait_for_words("memory=", HALF_A_MINUTE)?;
     guest.destroy()
+}
+
+/// What must not go on in silence ends the domain, as crashed.
+fn crashes(which: Which) -> Result<()> {
+    // When a PV guest's stack has overflowed it has none to say so with; Xen's log has the rest.
+    let overflowed = match which.kind {
+        Kind::Pv => "",
+        Kind::Pvh => "the stack has overflowed: ",
+    };
+    for (what, words) in [
+        ("overflow", overflowed),
+        ("follow-zero", "nothing is at address 0x8: "),
+        ("panic", "asked for a panic"),
+        ("fail", "error: asked for an error"),
+    ] {
+        let name = format!("faulty-{what}-{}", which.kind);
+        let extra = format!("do={what}");
+        let guest = Guest::unikernel(&name, which.kind, "faulty", 4, &extra)?;
+        guest.wait_for_words(&format!("about to {what}"), HALF_A_MINUTE)?;
+        guest.wait_for_crash(HALF_A_MINUTE)?;
+        guest.wait_for_words(words, HALF_A_MINUTE)?;
+        guest.destroy()?;
+    }
+    Ok(())
 }
 
 /// Many channels in one guest, whose memory and grant table are more than it was started with.
