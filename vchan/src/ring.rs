@@ -226,8 +226,7 @@ impl Producer {
     /// not go around the end of the ring. `None`: nothing was done.
     #[inline(always)]
     pub fn write_run(&mut self, from: &[u8]) -> Option<Publish> {
-        let done = !from.is_empty()
-            && from.len() <= self.indices.free() as usize
+        let done = from.len() <= self.indices.free() as usize
             && self.bytes.copy_in_run(self.indices.prod(), from);
         done.then(|| self.advance(from.len()))
     }
@@ -376,7 +375,7 @@ impl Consumer {
     /// done.
     #[inline(always)]
     pub fn read_run(&mut self, to: &mut [u8]) -> Option<Publish> {
-        if to.is_empty() || !self.has(counted(to.len())) {
+        if !self.has(counted(to.len())) {
             return None;
         }
         let done = self.bytes.copy_out_run(self.indices.cons(), to);

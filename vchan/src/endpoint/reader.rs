@@ -53,7 +53,7 @@ impl Reader {
     /// Short messages are copied in place, so that all of this is a few dozen instructions.
     #[inline(never)]
     pub(crate) fn read_at_once(&mut self, to: &mut [u8]) -> Option<Publish> {
-        if (1..=SHORT).contains(&to.len()) {
+        if to.len() <= SHORT {
             self.read_run(to)
         } else {
             self.read_long_run(to)

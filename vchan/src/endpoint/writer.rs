@@ -53,7 +53,7 @@ impl Writer {
     /// Short messages are copied in place, so that all of this is a few dozen instructions.
     #[inline(never)]
     pub(crate) fn write_at_once(&mut self, from: &[u8]) -> Option<Publish> {
-        if (1..=SHORT).contains(&from.len()) {
+        if from.len() <= SHORT {
             self.write_run(from)
         } else {
             self.write_long_run(from)

@@ -19,29 +19,32 @@ const MEDIUM_FROM: usize = 4096;
 /// the peer's processor, and it overwrites them whole without fetching what they hold.
 const MEDIUM_TO: usize = 2048;
 
-/// Copies from shared memory: `from` is readable for `to.len()` bytes.
+/// Copies from shared memory: `from` is readable for `to.len()` bytes. False: there are none. (To
+/// say so here costs nothing but where bytes are copied one by one.)
 #[inline]
-pub(super) fn from_shared(from: NonNull<u8>, to: &mut [u8]) {
-    copy::<MEDIUM_FROM>(from.as_ptr(), to.as_mut_ptr(), to.len());
+pub(super) fn from_shared(from: NonNull<u8>, to: &mut [u8]) -> bool {
+    copy::<MEDIUM_FROM>(from.as_ptr(), to.as_mut_ptr(), to.len())
 }
 
-/// Copies to shared memory: `to` is writable for `from.len()` bytes.
+/// Copies to shared memory: `to` is writable for `from.len()` bytes. False: there are none.
 #[inline]
-pub(super) fn to_shared(from: &[u8], to: NonNull<u8>) {
-    copy::<MEDIUM_TO>(from.as_ptr(), to.as_ptr(), from.len());
+pub(super) fn to_shared(from: &[u8], to: NonNull<u8>) -> bool {
+    copy::<MEDIUM_TO>(from.as_ptr(), to.as_ptr(), from.len())
 }
 
 /// Both are valid for `len` bytes and do not overlap (one is private); the callers above are the
 /// only ones.
 #[inline]
-fn copy<const MEDIUM: usize>(from: *const u8, to: *mut u8, len: usize) {
+fn copy<const MEDIUM: usize>(from: *const u8, to: *mut u8, len: usize) -> bool {
     if len <= SHORT {
-        copy_short(from, to, len);
-    } else if len <= MEDIUM {
+        return copy_short(from, to, len);
+    }
+    if len <= MEDIUM {
         copy_medium(from, to, len);
     } else {
         copy_long(from, to, len);
     }
+    true
 }
 
 /// For at most [`SHORT`] bytes; both are valid for `len` bytes and do not overlap.
@@ -51,7 +54,7 @@ fn copy<const MEDIUM: usize>(from: *const u8, to: *mut u8, len: usize) {
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 #[allow(unsafe_code, reason = "see UNSAFETY above")]
-fn copy_short(from: *const u8, to: *mut u8, len: usize) {
+fn copy_short(from: *const u8, to: *mut u8, len: usize) -> bool {
     use core::arch::asm;
     #[cfg(target_feature = "sse2")]
     if len > 32 {
@@ -87,7 +90,7 @@ fn copy_short(from: *const u8, to: *mut u8, len: usize) {
                 );
             }
         }
-        return;
+        return true;
     } else if len > 16 {
         // SAFETY: touches the bytes 0..16 and len-16..len of both only.
         unsafe {
@@ -99,7 +102,7 @@ fn copy_short(from: *const u8, to: *mut u8, len: usize) {
                 options(nostack, preserves_flags),
             );
         }
-        return;
+        return true;
     }
     if len > 16 {
         copy_long(from, to, len);
@@ -126,6 +129,9 @@ fn copy_short(from: *const u8, to: *mut u8, len: usize) {
             );
         }
     } else {
+        if len == 0 {
+            return false;
+        }
         for i in 0..len {
             // SAFETY: `i` is below `len`.
             unsafe {
@@ -137,6 +143,7 @@ fn copy_short(from: *const u8, to: *mut u8, len: usize) {
             }
         }
     }
+    true
 }
 
 /// Whether the processor has moves of 32 bytes, and the system lets them be used.
@@ -235,8 +242,9 @@ fn copy_long(from: *const u8, to: *mut u8, len: usize) {
 
 /// Both are valid for `len` bytes and do not overlap.
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-fn copy_short(from: *const u8, to: *mut u8, len: usize) {
+fn copy_short(from: *const u8, to: *mut u8, len: usize) -> bool {
     copy_long(from, to, len);
+    len > 0
 }
 
 /// Both are valid for `len` bytes and do not overlap.

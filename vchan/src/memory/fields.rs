@@ -112,8 +112,11 @@ impl ByteField {
 pub(crate) struct RingBytes {
     /// Where the first byte lies.
     base: NonNull<u8>,
-    /// A power of two.
+    /// A power of two, and the same once more as what a place is compared with.
     size: u32,
+    end: usize,
+    /// What of an index is a place: one less than the size.
+    mask: u32,
     /// The same place as `base`, for who asks the region.
     start: usize,
     region: Arc<Region>,
@@ -136,6 +139,8 @@ impl RingBytes {
         RingBytes {
             base: region.at(start, size as usize),
             size,
+            end: size as usize,
+            mask: size - 1,
             start,
             region,
         }
@@ -167,15 +172,12 @@ impl RingBytes {
         RingSpace(self)
     }
 
-    /// Copies to `to` from the free-running `index`, if that does not go around the end of the ring.
-    /// False: nothing was done.
+    /// Copies to `to` from the free-running `index`, if there is something to copy that does not go
+    /// around the end of the ring. False: nothing was done.
     #[inline]
     pub(crate) fn copy_out_run(&self, index: u32, to: &mut [u8]) -> bool {
         let run = self.run(index, to.len());
-        if let Some(from) = run {
-            copy::from_shared(from, to);
-        }
-        run.is_some()
+        run.is_some_and(|from| copy::from_shared(from, to))
     }
 
     /// Copies to `to` from the free-running `index`.
@@ -206,7 +208,8 @@ impl RingBytes {
     #[inline]
     fn run(&self, index: u32, len: usize) -> Option<NonNull<u8>> {
         let at = self.offset(index);
-        if len > self.size as usize - at {
+        // A slice is not so long that this wraps.
+        if at + len > self.end {
             return None;
         }
         // SAFETY: `at` is less than `size`, and all of these bytes are inside of the region.
@@ -217,7 +220,7 @@ impl RingBytes {
     /// How far behind the start the free-running `index` points.
     #[inline]
     fn offset(&self, index: u32) -> usize {
-        (index & (self.size - 1)) as usize
+        (index & self.mask) as usize
     }
 }
 
@@ -244,15 +247,12 @@ impl RingSpace {
         ]
     }
 
-    /// Copies `from` to the free-running `index`, if that does not go around the end of the ring.
-    /// False: nothing was done.
+    /// Copies `from` to the free-running `index`, if there is something to copy that does not go
+    /// around the end of the ring. False: nothing was done.
     #[inline]
     pub(crate) fn copy_in_run(&self, index: u32, from: &[u8]) -> bool {
         let run = self.0.run(index, from.len());
-        if let Some(to) = run {
-            copy::to_shared(from, to);
-        }
-        run.is_some()
+        run.is_some_and(|to| copy::to_shared(from, to))
     }
 
     /// Copies `from` to the free-running `index`.

@@ -300,7 +300,7 @@ impl RingBytes {
 
     pub(crate) fn copy_out_run(&self, index: u32, to: &mut [u8]) -> bool {
         self.copy_out(index, to);
-        true
+        !to.is_empty()
     }
 
     pub(crate) fn copy_out(&self, index: u32, to: &mut [u8]) {
@@ -333,7 +333,7 @@ impl RingSpace {
 
     pub(crate) fn copy_in_run(&self, index: u32, from: &[u8]) -> bool {
         self.copy_in(index, from);
-        true
+        !from.is_empty()
     }
 
     pub(crate) fn copy_in(&self, index: u32, from: &[u8]) {

@@ -205,3 +205,15 @@ fn our_own_index_in_the_page_is_only_ever_written() {
     let written = pair.page.load_index(Ring::Right.cons(), Ordering::Relaxed);
     assert_eq!(written, 3);
 }
+
+#[test]
+fn nothing_is_not_published_at_once() {
+    let mut pair = pair(4096, 0);
+    assert_eq!(pair.producer.write_run(&[]), None);
+    assert_eq!(pair.producer.write_run(&[1, 2]), Some(Publish::Quiet));
+    assert_eq!(pair.consumer.read_run(&mut []), None);
+    let mut there = [0];
+    assert!(pair.consumer.read_run(&mut there).is_some());
+    assert_eq!(pair.consumer.read_run(&mut []), None);
+    assert_eq!(there, [1]);
+}
