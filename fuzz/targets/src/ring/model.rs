@@ -367,6 +367,11 @@ impl Peer for Model {
     }
 
     fn is_bound(&mut self) -> Option<bool> {
+        if self.call.is_none() {
+            // Before any call: a client that connects looks whether the port is that of the page.
+            assert_eq!((self.side, self.seen), (Side::Client, State::Waiting));
+            return Some(self.bound);
+        }
         if self.call == Some(Call::Probe) {
             self.state().expect("it was looked at before");
         }
