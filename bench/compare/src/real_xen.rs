@@ -318,6 +318,9 @@ for each, and the processors take turns. So the figures do not depend on how bus
 and say how many instructions the ends, their kernels and Xen take; what caches, barriers and interrupts
 cost on hardware, they do not say. An instruction `pause` passes the turn to the other processor: who
 spins for a peer that has a processor to itself is answered as soon as on hardware, and loses as little.
+Guests read the processor's counter as on hardware where all processors count alike
+(`tsc_mode=\"native\"`); there is no such processor to emulate, and otherwise each look at the clock
+would be a trap to Xen.
 ";
 
 /// The first row, without figures.

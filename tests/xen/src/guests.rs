@@ -273,8 +273,9 @@ fn create(name: &str, kind: Kind, image: Image) -> Result<()> {
     let more: &[&str] = match image {
         // Less than its own file says: saving takes its time.
         Image::EchoGuest => &["memory=128"],
-        // Not where dom0's first processor is: who measures is there.
-        Image::Load => &["cpus=\"1\""],
+        // Not where dom0's first processor is: who measures is there. The counter is read as on
+        // hardware where all processors count alike: otherwise each look at the clock traps to Xen.
+        Image::Load => &["cpus=\"1\"", "tsc_mode=\"native\""],
         _ => &[],
     };
     xl_create(&config, more)
