@@ -11,7 +11,7 @@ pub struct Machine {
     pub cpus: usize,
     /// Whether it is a virtual machine.
     pub is_virtual: bool,
-    /// The kernel's release.
+    /// The kernel's version, without what its builder added.
     pub kernel: String,
     /// How many tasks waited for a processor in the last minute: the measuring alone is 1 to 2.
     pub load: String,
@@ -31,11 +31,12 @@ impl Machine {
             let text = fs::read_to_string(path).unwrap_or_default();
             text.split_whitespace().next().unwrap_or("?").to_owned()
         };
+        let release = first_word("/proc/sys/kernel/osrelease");
         Machine {
             processor: field("model name").to_owned(),
             cpus: crate::cpu::usable().map_or(1, |cpus| cpus.len()),
             is_virtual: field("flags").split(' ').any(|flag| flag == "hypervisor"),
-            kernel: first_word("/proc/sys/kernel/osrelease"),
+            kernel: release.split('-').next().unwrap_or_default().to_owned(),
             load: first_word("/proc/loadavg"),
         }
     }

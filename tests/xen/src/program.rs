@@ -230,6 +230,11 @@ impl Program {
         self.wait(limit)
     }
 
+    /// Whether it has not ended yet.
+    pub fn runs(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, limit: Duration) -> Result<Ended> {
         let until = latest(limit);

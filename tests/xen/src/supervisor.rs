@@ -3,10 +3,12 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
 
 use crate::guests;
-use crate::program::{LENIENCE, Program};
+use crate::program::{Ended, LENIENCE, Program, latest};
 use crate::report::report;
 use crate::scenarios::Scenario;
 
@@ -86,7 +88,7 @@ fn run_one(scenario: &Scenario) -> Option<String> {
         Err(error) => return Some(format!("{error:#}")),
     };
     let group = child.id();
-    let ended = child.wait(scenario.limit);
+    let ended = wait(&mut child, scenario.limit);
     // Also after success: nothing of this scenario may reach into the next.
     let _ = Command::new("kill")
         .args(["-KILL", &format!("-{group}")])
@@ -104,6 +106,26 @@ fn run_one(scenario: &Scenario) -> Option<String> {
         Ok(end) => Some(format!("{}{}", end.stdout_text(), end.stderr_text())),
         Err(error) => Some(format!("ended by its limit: {error:#}")),
     }
+}
+
+/// Waits for its end, not long any more once Xen has crashed a guest: that one answers nothing.
+fn wait(child: &mut Program, limit: Duration) -> Result<Ended> {
+    /// Xen's log is looked at from then on, and so often: a scenario may crash a guest on purpose.
+    const PAUSE: Duration = Duration::from_secs(30);
+    let until = latest(limit);
+    let mut look_at = Instant::now() + PAUSE;
+    let mut crashed = false;
+    while child.runs()? && Instant::now() < until {
+        if look_at < Instant::now() {
+            if crashed {
+                break;
+            }
+            crashed = guests::crashed_by_xen().is_some();
+            look_at = Instant::now() + PAUSE;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait(Duration::ZERO)
 }
 
 fn report_start(scenario: &Scenario) {
