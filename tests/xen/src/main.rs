@@ -1,6 +1,6 @@
 //! What must hold on real Xen, run in dom0 by its /init.
 //!
-//! - `xen-scenarios --list` prints the names, one per line.
+//! - `xen-scenarios --list [PART]` prints the names of those that PART below means, one per line.
 //! - `xen-scenarios --one NAME` runs one scenario in this process.
 //! - `xen-scenarios [PART]` runs all of them, or those whose name contains PART, each in a
 //!   process of its own with its own time limit, and reports each on a line that starts with
@@ -28,8 +28,9 @@ fn main() -> ExitCode {
         .collect::<Vec<_>>()
         .as_slice()
     {
-        ["--list"] => {
-            for scenario in &all {
+        ["--list", parts @ ..] if parts.len() < 2 => {
+            let part = parts.first().copied().unwrap_or_default();
+            for scenario in (all.iter()).filter(|one| supervisor::is_meant(&one.name, part)) {
                 println!("{}", scenario.name);
             }
             ExitCode::SUCCESS
@@ -47,7 +48,9 @@ fn main() -> ExitCode {
                 }
             },
             None => {
-                eprintln!("there is no scenario {name}; --list shows them");
+                eprintln!(
+                    "there is no scenario {name}; --list shows them, --list long those of the long run"
+                );
                 ExitCode::from(2)
             }
         },
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
         [] => supervisor::run(&all, ""),
         [part] if !part.starts_with('-') => supervisor::run(&all, part),
         _ => {
-            eprintln!("usage: xen-scenarios [--list | --one NAME | --bench EFFORT | PART]");
+            eprintln!("usage: xen-scenarios [--list [PART] | --one NAME | --bench EFFORT | PART]");
             ExitCode::from(2)
         }
     }

@@ -39,8 +39,9 @@ pub fn run(all: &[Scenario], part: &str) -> ExitCode {
     }
 }
 
-/// As in xtask: those of the long run must be asked for.
-fn is_meant(name: &str, parts: &str) -> bool {
+/// Whether `name` contains one of the parts with commas between; those of the long run must be asked
+/// for.
+pub fn is_meant(name: &str, parts: &str) -> bool {
     let is_long = name.starts_with("long/");
     let is_asked_for = |part: &str| !is_long || part.starts_with("long");
     parts

@@ -22,21 +22,8 @@ const GRACE: Duration = Duration::from_secs(60);
 pub fn names(parts: &str) -> Result<Vec<String>> {
     process::run(process::cargo().args(["build", "--quiet", "--package", "xen-scenarios"]))?;
     let program = process::target_directory().join("debug/xen-scenarios");
-    let list = process::output(Command::new(program).arg("--list"))?;
-    Ok(list
-        .lines()
-        .filter(|name| is_meant(name, parts))
-        .map(str::to_owned)
-        .collect())
-}
-
-/// Those of the long run must be asked for.
-fn is_meant(name: &str, parts: &str) -> bool {
-    let is_long = name.starts_with("long/");
-    let is_asked_for = |part: &str| !is_long || part.starts_with("long");
-    parts
-        .split(',')
-        .any(|part| name.contains(part) && is_asked_for(part))
+    let list = process::output(Command::new(program).args(["--list", parts]))?;
+    Ok(list.lines().map(str::to_owned).collect())
 }
 
 /// Boots Xen and runs the scenarios whose name contains `part`.
