@@ -52,7 +52,10 @@ enum Task {
     /// Hold instructions, fences, notifications and system calls against their limits
     Gates,
     /// Take out every guard of the library once and see its test fail
-    Mutations,
+    Mutations {
+        /// Part of a guard's name: only those
+        guard: Option<String>,
+    },
     /// The long versions of the tests, on the emulated host; or traffic for hours on real Xen
     Soak {
         /// How many GiB cross in each direction: 100 unless given, 1 on real Xen
@@ -138,7 +141,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fuzz(what) => fuzz::run(&what),
         Task::Bench(what) => bench::run(&what),
         Task::Gates => bench::gates_alone(),
-        Task::Mutations => mutations::run_alone(),
+        Task::Mutations { guard } => mutations::run_alone(guard.as_deref()),
         Task::Soak {
             gib,
             seed,

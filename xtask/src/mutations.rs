@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,24 +44,51 @@ struct Mutation<'a> {
     test: &'a str,
 }
 
-/// Runs all of them and prints the closing line.
-pub fn run_alone() -> Result<ExitCode> {
-    Ok(run()?.close())
+/// Runs those whose guard has `part` in its name, all of them without one, and prints the closing
+/// line.
+pub fn run_alone(part: Option<&str>) -> Result<ExitCode> {
+    Ok(run(part)?.close())
 }
 
-/// Runs all of them.
-pub fn run() -> Result<Tally> {
+/// Runs those whose guard has `part` in its name, all of them without one.
+pub fn run(part: Option<&str>) -> Result<Tally> {
     let list = std::fs::read_to_string(process::workspace().join(LIST))
         .with_context(|| format!("cannot read {LIST}"))?;
-    let mutations = parse(&list)?;
+    let mut mutations = parse(&list)?;
+    mutations.retain(|mutation| part.is_none_or(|part| mutation.guard.contains(part)));
+    if let (Some(part), true) = (part, mutations.is_empty()) {
+        bail!("no guard has {part:?} in its name: {LIST} lists them all");
+    }
     println!("\nGuards that are taken out, and the test that must fail then:");
     let mut tally = Tally::default();
     for build in [Build::Models, Build::Tests] {
+        let mutations = mutations.iter().filter(|mutation| mutation.build == build);
+        let mut mutations = mutations.peekable();
+        if mutations.peek().is_none() {
+            continue;
+        }
         let executables = build.executables()?;
         if build == Build::Models {
             tally += models(&executables)?;
         }
-        for mutation in mutations.iter().filter(|mutation| mutation.build == build) {
+        tally += try_out_all(mutations, &executables)?;
+    }
+    Ok(tally)
+}
+
+/// Tries out as many at a time as there are processors: those that do not end only wait.
+fn try_out_all<'a>(
+    mutations: impl Iterator<Item = &'a Mutation<'a>> + Send,
+    executables: &HashMap<String, PathBuf>,
+) -> Result<Tally> {
+    let mutations = Mutex::new(mutations);
+    let next = || {
+        let mut mutations = mutations.lock().unwrap_or_else(PoisonError::into_inner);
+        mutations.next()
+    };
+    let work = || -> Result<Tally> {
+        let mut tally = Tally::default();
+        while let Some(mutation) = next() {
             let Mutation {
                 guard,
                 taken_out,
@@ -78,8 +106,21 @@ pub fn run() -> Result<Tally> {
                 _ => tally.failed += 1,
             }
         }
+        Ok(tally)
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let tallies: Vec<Result<Tally>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(thread::ScopedJoinHandle::join);
+        joined
+            .map(|tally| tally.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let mut sum = Tally::default();
+    for tally in tallies {
+        sum += tally?;
     }
-    Ok(tally)
+    Ok(sum)
 }
 
 /// The models themselves, with every guard in its place: `cargo test` does not run them.

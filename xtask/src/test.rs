@@ -32,7 +32,7 @@ pub fn run(yes: bool) -> Result<ExitCode> {
     let packages = Packages::prepare();
     let mut tally = cargo_tests(packages.as_ref().ok())?;
     tally += bench::gates(packages.as_ref().ok())?;
-    tally += mutations::run()?;
+    tally += mutations::run(None)?;
     tally += fuzz::run_briefly()?;
     tally += real_xen(packages, "", yes)?;
     Ok(tally.close())
