@@ -379,15 +379,19 @@ impl ReadHalf {
     /// [`Error::PeerFault`], [`Error::Host`].
     #[inline]
     pub fn read(&mut self, to: &mut [u8]) -> Result<usize, Error> {
-        match self.reader.read_at_once(to) {
-            Some(Publish::Quiet) => Ok(to.len()),
-            Some(Publish::TellPeer) => self.reader.link().tell_then(to.len()),
-            None => self.read_any(to),
+        let done = self.reader.read_at_once(to);
+        if let Some(Publish::Quiet) = done {
+            return Ok(to.len());
         }
+        self.read_or_tell(done, to)
     }
 
+    /// What is left of [`read`](ReadHalf::read) after the usual case.
     #[inline(never)]
-    fn read_any(&mut self, to: &mut [u8]) -> Result<usize, Error> {
+    fn read_or_tell(&mut self, done: Option<Publish>, to: &mut [u8]) -> Result<usize, Error> {
+        if done.is_some() {
+            return self.reader.link().tell_then(to.len());
+        }
         self.options.run(&mut self.reader, |reader| reader.read(to))
     }
 
@@ -399,15 +403,19 @@ impl ReadHalf {
     /// many; [`Error::EndOfStream`] when the peer closed before, and the bytes stay readable.
     #[inline]
     pub fn recv(&mut self, to: &mut [u8]) -> Result<(), Error> {
-        match self.reader.read_at_once(to) {
-            Some(Publish::Quiet) => Ok(()),
-            Some(Publish::TellPeer) => self.reader.link().tell_then(()),
-            None => self.recv_any(to),
+        let done = self.reader.read_at_once(to);
+        if let Some(Publish::Quiet) = done {
+            return Ok(());
         }
+        self.recv_or_tell(done, to)
     }
 
+    /// What is left of [`recv`](ReadHalf::recv) after the usual case.
     #[inline(never)]
-    fn recv_any(&mut self, to: &mut [u8]) -> Result<(), Error> {
+    fn recv_or_tell(&mut self, done: Option<Publish>, to: &mut [u8]) -> Result<(), Error> {
+        if done.is_some() {
+            return self.reader.link().tell_then(());
+        }
         self.options.run(&mut self.reader, |reader| reader.recv(to))
     }
 
@@ -478,15 +486,19 @@ impl WriteHalf {
     /// [`Error::PeerFault`], [`Error::Host`]. Nothing of `from` was written then.
     #[inline]
     pub fn write(&mut self, from: &[u8]) -> Result<usize, Error> {
-        match self.writer.write_at_once(from) {
-            Some(Publish::Quiet) => Ok(from.len()),
-            Some(Publish::TellPeer) => self.writer.link().tell_then(from.len()),
-            None => self.write_any(from),
+        let done = self.writer.write_at_once(from);
+        if let Some(Publish::Quiet) = done {
+            return Ok(from.len());
         }
+        self.write_or_tell(done, from)
     }
 
+    /// What is left of [`write`](WriteHalf::write) after the usual case.
     #[inline(never)]
-    fn write_any(&mut self, from: &[u8]) -> Result<usize, Error> {
+    fn write_or_tell(&mut self, done: Option<Publish>, from: &[u8]) -> Result<usize, Error> {
+        if done.is_some() {
+            return self.writer.link().tell_then(from.len());
+        }
         self.options
             .run(&mut self.writer, |writer| writer.write(from))
     }
@@ -497,15 +509,19 @@ impl WriteHalf {
     /// As [`write`](WriteHalf::write); [`Error::TooLarge`] at once when it can never fit.
     #[inline]
     pub fn send(&mut self, from: &[u8]) -> Result<(), Error> {
-        match self.writer.write_at_once(from) {
-            Some(Publish::Quiet) => Ok(()),
-            Some(Publish::TellPeer) => self.writer.link().tell_then(()),
-            None => self.send_any(from),
+        let done = self.writer.write_at_once(from);
+        if let Some(Publish::Quiet) = done {
+            return Ok(());
         }
+        self.send_or_tell(done, from)
     }
 
+    /// What is left of [`send`](WriteHalf::send) after the usual case.
     #[inline(never)]
-    fn send_any(&mut self, from: &[u8]) -> Result<(), Error> {
+    fn send_or_tell(&mut self, done: Option<Publish>, from: &[u8]) -> Result<(), Error> {
+        if done.is_some() {
+            return self.writer.link().tell_then(());
+        }
         self.options
             .run(&mut self.writer, |writer| writer.send(from))
     }

@@ -80,8 +80,9 @@ fn instructions() -> Result<Vec<Finding>> {
     let of =
         |subject| Ok::<_, anyhow::Error>(callgrind::count(&program, subject, 64, 1)?.instructions);
     let ours = of("rust")?;
-    // The goal is 0.90; this is what was reached, so that it does not get lost.
-    const AGAINST_RTRB: f64 = 0.93;
+    // A little more than what was reached, so that it does not get lost.
+    const AGAINST_RTRB: f64 = 0.80;
+    const AGAINST_C: f64 = 0.60;
     let mut found = vec![Finding::new(
         "a pair of 64 B against rtrb",
         ours / of("rtrb")?,
@@ -89,7 +90,7 @@ fn instructions() -> Result<Vec<Finding>> {
     )];
     let against_c = "a pair of 64 B against C";
     found.push(match cfg!(libxenvchan) {
-        true => Finding::new(against_c, ours / of("c")?, 0.70),
+        true => Finding::new(against_c, ours / of("c")?, AGAINST_C),
         false => Finding::without_c(against_c),
     });
     Ok(found)

@@ -164,6 +164,16 @@ impl CPeer {
         }
     }
 
+    /// Receives a message that does not fit into the ring.
+    #[cold]
+    fn streamed(&mut self, to: &mut [u8]) -> io::Result<()> {
+        let mut at = 0;
+        while at < to.len() {
+            at += self.read(&mut to[at..])?;
+        }
+        Ok(())
+    }
+
     /// Takes the next event, if it comes within so many seconds, as an event loop does.
     fn take_event(&mut self, seconds: i64) -> io::Result<bool> {
         // SAFETY: the channel is open.
@@ -215,30 +225,27 @@ impl Peer for CPeer {
 
     #[inline]
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        if message.len() > self.longest {
-            return self.write(message);
-        }
         // SAFETY: the channel is open, and `message` is as long as it says.
-        self.call(|channel| unsafe {
+        let sent = self.call(|channel| unsafe {
             libxenvchan_send(channel, message.as_ptr().cast(), message.len())
-        })?;
-        Ok(())
+        });
+        match sent {
+            Ok(_) => Ok(()),
+            Err(_) if message.len() > self.longest => self.write(message),
+            Err(error) => Err(error),
+        }
     }
 
     #[inline]
     fn recv(&mut self, to: &mut [u8]) -> io::Result<()> {
-        if to.len() > self.longest {
-            let mut at = 0;
-            while at < to.len() {
-                at += self.read(&mut to[at..])?;
-            }
-            return Ok(());
-        }
         // SAFETY: the channel is open, and `to` is as long as it says.
-        self.call(|channel| unsafe {
-            libxenvchan_recv(channel, to.as_mut_ptr().cast(), to.len())
-        })?;
-        Ok(())
+        let received = self
+            .call(|channel| unsafe { libxenvchan_recv(channel, to.as_mut_ptr().cast(), to.len()) });
+        match received {
+            Ok(_) => Ok(()),
+            Err(_) if to.len() > self.longest => self.streamed(to),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -168,19 +168,13 @@ impl Transport for Vchan {
 #[derive(Debug)]
 pub struct VchanPeer {
     channel: Channel,
-    /// What is longer does not fit into the rings: it is streamed.
-    longest: usize,
 }
 
 impl VchanPeer {
     /// An end that waits as `mode` says.
     #[must_use]
     pub fn new(channel: Channel, mode: Mode) -> VchanPeer {
-        let (read, write) = channel.ring_sizes();
-        let mut peer = VchanPeer {
-            channel,
-            longest: read.min(write),
-        };
+        let mut peer = VchanPeer { channel };
         peer.set_mode(mode);
         peer
     }
@@ -211,6 +205,29 @@ impl VchanPeer {
         }
     }
 
+    /// Sends a message that could not be sent at once: again and again while the call would block,
+    /// and as a stream when it does not fit into the ring.
+    #[cold]
+    fn send_after(&mut self, error: Error, message: &[u8]) -> io::Result<()> {
+        match error {
+            Error::WouldBlock => self.wait()?,
+            Error::TooLarge { .. } => return self.write(message),
+            other => return Err(other.into()),
+        }
+        self.send(message)
+    }
+
+    /// Receives a message likewise.
+    #[cold]
+    fn recv_after(&mut self, error: Error, to: &mut [u8]) -> io::Result<()> {
+        match error {
+            Error::WouldBlock => self.wait()?,
+            Error::TooLarge { .. } => return read_exact(self, to),
+            other => return Err(other.into()),
+        }
+        self.recv(to)
+    }
+
     fn wait(&mut self) -> io::Result<()> {
         let patience = Timespec::try_from(PATIENCE).ok();
         let mut ready = [PollFd::new(&self.channel, PollFlags::IN)];
@@ -236,18 +253,18 @@ impl Peer for VchanPeer {
 
     #[inline]
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        if message.len() > self.longest {
-            return self.write(message);
+        match self.channel.send(message) {
+            Ok(()) => Ok(()),
+            Err(error) => self.send_after(error, message),
         }
-        self.call(|channel| channel.send(message))
     }
 
     #[inline]
     fn recv(&mut self, to: &mut [u8]) -> io::Result<()> {
-        if to.len() > self.longest {
-            return read_exact(self, to);
+        match self.channel.recv(to) {
+            Ok(()) => Ok(()),
+            Err(error) => self.recv_after(error, to),
         }
-        self.call(|channel| channel.recv(to))
     }
 }
 
