@@ -428,7 +428,7 @@ impl Client {
             geometry,
             header,
         };
-        let link = Arc::new(Link::new(host.clone(), server, Side::Client, page, port));
+        let link = Arc::new(Link::new(host.clone(), server, Side::Client, &page, port));
         let (reader, writer) = (
             Reader::new(consumer, Arc::clone(&link)),
             Writer::new(producer, link),

@@ -111,9 +111,8 @@ mod known {
 /// What both directions of a channel share. Dropping it closes the channel.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// The control page. Dropped before `wakeups`: the host's unmap-notify uses the port.
-    page: Arc<Region>,
-    /// The peer's live byte in it.
+    /// The peer's live byte in the control page, and by it the page. Dropped before `wakeups`: the host's
+    /// unmap-notify uses the port.
     live: ByteField,
     wakeups: Wakeups,
     side: Side,
@@ -130,12 +129,11 @@ impl Link {
         host: Host,
         peer: DomId,
         side: Side,
-        page: Arc<Region>,
+        page: &Arc<Region>,
         port: Box<dyn EventChannel>,
     ) -> Link {
         Link {
-            live: ByteField::new(&page, side.peer().live()),
-            page,
+            live: ByteField::new(page, side.peer().live()),
             wakeups: Wakeups::new(port),
             side,
             peer,
@@ -145,8 +143,9 @@ impl Link {
         }
     }
 
-    pub(crate) fn page(&self) -> &Region {
-        &self.page
+    #[inline]
+    pub(crate) fn page(&self) -> &Arc<Region> {
+        self.live.region()
     }
 
     pub(crate) fn wakeups(&self) -> &Wakeups {
@@ -314,7 +313,7 @@ impl Link {
     /// just before.
     pub(crate) fn arm(&self, wanted: Wanted) {
         let asked = self.side.peer().asked_of_us();
-        self.page.set_bits(asked, wanted.bit(), Ordering::Relaxed);
+        self.page().set_bits(asked, wanted.bit(), Ordering::Relaxed);
         // Pairs with the fence of `ring::Control::publish`: either the peer sees the bit, or we see
         // its index when we look again.
         if keeps("arm-fence") {
@@ -326,7 +325,7 @@ impl Link {
     /// (It may have taken the request already.)
     fn disarm(&self, wanted: Wanted) {
         if keeps("disarm") {
-            self.page.clear_bits(
+            self.page().clear_bits(
                 self.side.peer().asked_of_us(),
                 wanted.bit(),
                 Ordering::Relaxed,
@@ -429,7 +428,7 @@ impl Link {
             Wanted::Data => Ring::read_by(self.side).prod(),
             Wanted::Space => Ring::written_by(self.side).cons(),
         };
-        let index = self.page.load_index(index, Ordering::Relaxed);
+        let index = self.page().load_index(index, Ordering::Relaxed);
         let (mut live, mut generation) = (0, 0);
         if keeps("spin-sees-life") {
             live = self.live.load(Ordering::Relaxed);
@@ -529,7 +528,7 @@ impl Link {
         }
         // Release: whoever sees the byte sees everything written before.
         if keeps("close-tells") {
-            self.page
+            self.page()
                 .store_byte(self.side.live(), Live::Gone.byte(), Ordering::Release);
         }
         if let Err(error) = self.wakeups.port().notify() {

@@ -401,7 +401,7 @@ impl Server {
             geometry,
             header,
         };
-        let link = Arc::new(Link::new(host.clone(), peer, Side::Server, page, port));
+        let link = Arc::new(Link::new(host.clone(), peer, Side::Server, &page, port));
         let (reader, writer) = (
             Reader::new(consumer, Arc::clone(&link)),
             Writer::new(producer, link),

@@ -238,7 +238,7 @@ const RING: u32 = 2;
 
 fn connected() -> Model {
     let model = waiting();
-    let page = &model.client.reader.link().page;
+    let page = model.client.reader.link().page();
     page.set_bits(Side::Server.asked_of_us(), NOTIFY_WRITE, Ordering::SeqCst);
     let (live, connected) = (Side::Client.live(), Live::Connected.byte());
     page.store_byte(live, connected, Ordering::SeqCst);
@@ -278,7 +278,7 @@ fn waiting() -> Model {
             },
             Nothing,
         );
-        let link = Arc::new(Link::new(host, DomId::DOM0, side, page, Box::new(port)));
+        let link = Arc::new(Link::new(host, DomId::DOM0, side, &page, Box::new(port)));
         End {
             reader: Reader::new(consumer, Arc::clone(&link)),
             writer: Writer::new(producer, link),
@@ -381,7 +381,7 @@ fn a_reader_that_only_spins_asks_for_no_event_and_sees_the_end() {
             clock,
         } = connected();
         // The server's first publication calls for an event: so the page is made.
-        let page = Arc::clone(&client.reader.link().page);
+        let page = Arc::clone(client.reader.link().page());
         page.clear_bits(Side::Client.asked_of_us(), NOTIFY_WRITE, Ordering::SeqCst);
         page.clear_bits(Side::Server.asked_of_us(), NOTIFY_WRITE, Ordering::SeqCst);
         let thread = thread::spawn(move || {
@@ -459,7 +459,7 @@ fn who_is_awake_has_asked_for_no_event() {
         let Model {
             server, mut client, ..
         } = connected();
-        let page = Arc::clone(&client.reader.link().page);
+        let page = Arc::clone(client.reader.link().page());
         let asked = Side::Server.asked_of_us();
         // Made by connecting.
         page.clear_bits(asked, NOTIFY_WRITE, Ordering::SeqCst);
@@ -563,7 +563,7 @@ fn two_threads_that_look_while_the_client_comes_blame_nobody() {
             let link = Arc::clone(server.reader.link());
             thread::spawn(move || link.state().unwrap())
         });
-        client.reader.link().page.store_byte(
+        client.reader.link().page().store_byte(
             Side::Client.live(),
             Live::Connected.byte(),
             Ordering::Release,

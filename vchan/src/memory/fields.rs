@@ -62,7 +62,7 @@ impl IndexField {
 #[derive(Debug)]
 pub(crate) struct ByteField {
     cell: NonNull<AtomicU8>,
-    _region: Arc<Region>,
+    region: Arc<Region>,
 }
 
 // SAFETY: as for `IndexField`.
@@ -81,8 +81,14 @@ impl ByteField {
         region.must_be_writable();
         ByteField {
             cell: NonNull::from(region.byte(offset)),
-            _region: Arc::clone(region),
+            region: Arc::clone(region),
         }
+    }
+
+    /// Where it lies.
+    #[inline]
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
     }
 
     /// Loads it, once.

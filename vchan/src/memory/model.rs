@@ -254,6 +254,10 @@ impl ByteField {
         ByteField { region, offset }
     }
 
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
     pub(crate) fn load(&self, order: Ordering) -> u8 {
         self.region.load_byte(self.offset, order)
     }
