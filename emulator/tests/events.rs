@@ -102,6 +102,63 @@ fn a_masked_port_remembers_and_delivers_nothing() {
 }
 
 #[test]
+fn a_masked_port_whose_descriptor_nobody_has_delivers_nothing_either() {
+    let (_emulator, dom0, guest) = world();
+    let (server, client) = joined(&dom0, &guest);
+    for _ in 0..2 {
+        client.notify().unwrap();
+        server.sleep(None).unwrap();
+        assert!(server.take().unwrap());
+        client.notify().unwrap();
+        assert!(!server.take().unwrap(), "it is masked");
+        server.unmask().unwrap();
+        server.sleep(None).unwrap();
+        assert!(server.take().unwrap());
+        server.unmask().unwrap();
+        assert!(!server.take().unwrap());
+    }
+    client.notify().unwrap();
+    assert!(server.take().unwrap());
+    client.notify().unwrap();
+    let before = Instant::now();
+    server.sleep(soon(&guest, 30)).unwrap();
+    assert!(
+        before.elapsed() >= Duration::from_millis(30),
+        "it sleeps to the end"
+    );
+    assert!(!server.take().unwrap());
+    server.unmask().unwrap();
+    server.sleep(None).unwrap();
+    assert!(server.take().unwrap());
+}
+
+#[test]
+fn a_descriptor_that_is_asked_for_late_knows_whether_the_port_is_masked() {
+    let (_emulator, dom0, guest) = world();
+    for pending in [false, true] {
+        let (server, client) = joined(&dom0, &guest);
+        client.notify().unwrap();
+        assert!(server.take().unwrap());
+        if pending {
+            client.notify().unwrap();
+        }
+        assert!(!is_readable(&*server));
+        client.notify().unwrap();
+        assert!(!is_readable(&*server));
+        server.unmask().unwrap();
+        assert!(is_readable(&*server));
+        assert!(server.take().unwrap());
+        assert!(!is_readable(&*server));
+        server.unmask().unwrap();
+        assert!(!is_readable(&*server));
+    }
+    let (server, client) = joined(&dom0, &guest);
+    client.notify().unwrap();
+    assert!(is_readable(&*server), "it has an event and is not masked");
+    assert!(server.take().unwrap());
+}
+
+#[test]
 fn sleeping_wakes_by_an_event_by_an_unmask_and_by_the_deadline() {
     let (_emulator, dom0, guest) = world();
     let (server, client) = joined(&dom0, &guest);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
@@ -27,11 +27,23 @@ struct EmulatedChannel {
     pending: OwnedFd,
     /// The other end's `pending`.
     target: OwnedFd,
-    /// The mask: an epoll set of `pending` alone, one-shot. It reports an event once and is mute
-    /// until armed anew, while events go on being counted. Threads that sleep on it when another
-    /// one unmasks wake up, as on a real event channel's descriptor.
+    /// What polls readable while an event is pending and the port is not masked: an epoll set of
+    /// `pending` alone, one-shot. It reports an event once and is mute until armed anew, while events
+    /// go on being counted. Threads that sleep on it when another one unmasks wake up, as on a real
+    /// event channel's descriptor.
     gate: OwnedFd,
+    mask: Mutex<Mask>,
     bell: Bell,
+}
+
+/// Whether events are let through, and who sees to it.
+#[derive(Clone, Copy, Default)]
+struct Mask {
+    masked: bool,
+    /// Somebody has had the gate, or sleeps on it: it must be mute while the port is masked. Until
+    /// then nobody can tell, and this flag alone is the mask, which spares three of four system
+    /// calls.
+    watched: bool,
 }
 
 impl EventChannels for EmulatedEvents {
@@ -86,6 +98,7 @@ impl EmulatedEvents {
                 pending,
                 target,
                 gate,
+                mask: Mutex::default(),
                 bell: Bell::default(),
             })),
             Err(error) => {
@@ -110,32 +123,41 @@ impl EventChannel for EmulatedChannel {
     }
 
     fn take(&self) -> Result<bool, HostError> {
-        let mut ready = [epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
-        }];
-        let at_once = Timespec::default();
-        match epoll::wait(&self.gate, &mut ready, Some(&at_once)) {
-            Ok(0) | Err(Errno::INTR) => return Ok(false),
-            Ok(_) => {}
+        let mut mask = self.mask();
+        if mask.masked || mask.watched && !self.mute()? {
+            return Ok(false);
+        }
+        // What comes after this reading is the next event.
+        match rustix::io::read(&self.pending, &mut [0; 8]) {
+            Ok(_) => mask.masked = true,
+            // The gate is mute, so that it must be opened again.
+            Err(Errno::AGAIN) => mask.masked = mask.watched,
             Err(error) => return Err(self.failed("take an event of", error)),
         }
-        // The gate is mute from here on. What comes after this reading is the next event.
-        match rustix::io::read(&self.pending, &mut [0; 8]) {
-            Ok(_) | Err(Errno::AGAIN) => Ok(true),
-            Err(error) => Err(self.failed("take an event of", error)),
-        }
+        Ok(mask.masked)
     }
 
     fn unmask(&self) -> Result<(), HostError> {
-        let data = epoll::EventData::new_u64(0);
-        epoll::modify(&self.gate, &self.pending, data, ARMED)
-            .map_err(|error| self.failed("unmask", error))
+        let mut mask = self.mask();
+        if mask.watched {
+            self.set_gate(ARMED)?;
+        }
+        mask.masked = false;
+        Ok(())
     }
 
     fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+        let Mask { masked, watched } = *self.mask();
+        // Events of a masked port do not end a sleep, and its unmasking does.
+        if masked && !watched {
+            self.watch()?;
+        }
+        let descriptor = match masked || watched {
+            true => &self.gate,
+            false => &self.pending,
+        };
         self.bell
-            .sleep(self.gate.as_fd(), deadline)
+            .sleep(descriptor.as_fd(), deadline)
             .map_err(|error| self.failed("wait for an event of", error))
     }
 
@@ -154,11 +176,52 @@ impl EventChannel for EmulatedChannel {
     }
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.gate.as_fd())
+        match self.watch() {
+            Ok(()) => Some(self.gate.as_fd()),
+            Err(error) => {
+                tracing::warn!(%error, "events cannot be watched");
+                None
+            }
+        }
     }
 }
 
 impl EmulatedChannel {
+    fn mask(&self) -> MutexGuard<'_, Mask> {
+        // Nothing panics while it is held.
+        self.mask.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the gate follow the mask from now on.
+    fn watch(&self) -> Result<(), HostError> {
+        let mut mask = self.mask();
+        if !mask.watched && mask.masked {
+            self.set_gate(epoll::EventFlags::empty())?;
+        }
+        mask.watched = true;
+        Ok(())
+    }
+
+    /// Makes the gate mute, if it has an event to report: false when it has none.
+    fn mute(&self) -> Result<bool, HostError> {
+        let mut ready = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }];
+        let at_once = Timespec::default();
+        match epoll::wait(&self.gate, &mut ready, Some(&at_once)) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(self.failed("take an event of", error)),
+        }
+    }
+
+    fn set_gate(&self, flags: epoll::EventFlags) -> Result<(), HostError> {
+        let data = epoll::EventData::new_u64(0);
+        epoll::modify(&self.gate, &self.pending, data, flags)
+            .map_err(|error| self.failed("unmask", error))
+    }
+
     fn failed(&self, doing: &str, error: impl Into<io::Error>) -> HostError {
         HostError::new(format!("{doing} event channel {}", self.port)).because(error.into())
     }
