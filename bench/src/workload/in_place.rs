@@ -7,6 +7,7 @@ use vchan::Channel;
 use super::{Moved, batches};
 use crate::Failure;
 use crate::payload::Payload;
+use crate::peers::memory::Pages;
 
 /// Sends `messages` of `N` bytes, `batch` in one call, each batch received in one call at once, in the
 /// calling thread. The ring must have room for a batch.
@@ -63,25 +64,26 @@ pub fn one_copy(
     )
 }
 
-/// The same with a plain buffer as large as a ring: what a copy costs there at least.
+/// The same with a plain buffer as large as a ring, and in pages as it is: what a copy costs there at
+/// least.
 ///
 /// # Errors
 /// [`Failure::Corrupt`].
 pub fn one_plain_copy(ring: usize, size: usize, messages: u64) -> Result<Moved, Failure> {
-    let mut buffer = (vec![0; ring], 0);
+    let mut buffer = (Pages::new(ring), 0);
     rounds(
         (size, ring / size, messages),
         &mut buffer,
-        |(bytes, at): &mut (Vec<u8>, usize), message| {
-            let place = &mut bytes[*at..*at + size];
+        |(pages, at): &mut (Pages, usize), message| {
+            let place = &mut pages.bytes()[*at..*at + size];
             place.copy_from_slice(message);
             std::hint::black_box(place);
             *at += size;
             Ok(())
         },
-        |(bytes, at), arrived| {
+        |(pages, at), arrived| {
             *at = 0;
-            arrived.copy_from_slice(&bytes[..arrived.len()]);
+            arrived.copy_from_slice(&pages.bytes()[..arrived.len()]);
             Ok(())
         },
         |_| Ok(()),
