@@ -12,6 +12,7 @@ use crate::libxenvchan::CVchan;
 
 mod counts;
 mod latency;
+mod notifications;
 mod one_thread;
 mod scale;
 mod two_threads;
@@ -84,9 +85,9 @@ pub fn all(
         ("every cell of the matrix", two_threads::matrix),
         ("round trip, 64 B", latency::round_trip),
         ("the adaptive default", latency::adaptive),
-        ("notifications per MiB", counts::notifications),
-        ("notifications in any cell", counts::any_cell),
-        ("notifications to a peer that is awake", counts::awake),
+        ("notifications per MiB", notifications::per_mib),
+        ("notifications in any cell", notifications::any_cell),
+        ("notifications to a peer that is awake", notifications::awake),
         ("XenStore round trips, transactions", scale::store),
         ("100 servers at once", scale::servers),
         ("open and close", scale::again),
