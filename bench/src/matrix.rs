@@ -231,7 +231,7 @@ impl Plan {
         let transport = Vchan::new(host.clone(), mode);
         let (mut left, mut right) = transport.connect(order.bytes() as usize)?;
         let total = || host.counts()[0].now() + host.counts()[1].now();
-        let (moved, count) = self.enough(64, |messages| {
+        let (moved, count) = self.enough(4, |messages| {
             let before = total();
             let moved = workload::stream(&mut left, &mut right, size, messages, self.placement)?;
             Ok(((moved, total().since(before)), moved.elapsed()))
@@ -244,7 +244,7 @@ impl Plan {
     fn tokio(&self, host: &Emulated, order: Order, size: usize) -> Result<Cell, Failure> {
         let channels = || host.channels(order.bytes() as usize);
         let total = || host.counts()[0].now() + host.counts()[1].now();
-        let (moved, count) = self.enough(64, |messages| {
+        let (moved, count) = self.enough(4, |messages| {
             let (left, right) = channels()?;
             let before = total();
             let moved = asynchronous::stream(left, right, size, messages, self.placement)?;
@@ -253,7 +253,7 @@ impl Plan {
         let mut cell = Cell::new("vchan", "tokio", size);
         cell = cell.moved(moved).counted(count, moved.bytes());
         if size <= order.bytes() as usize {
-            let trips = self.enough(16, |count| {
+            let trips = self.enough(8, |count| {
                 let (left, right) = channels()?;
                 let trips = asynchronous::round_trips(left, right, size, count, self.placement)?;
                 let time = trips.latency.sum();
@@ -272,7 +272,7 @@ impl Plan {
         size: usize,
     ) -> Result<Cell, Failure> {
         let (mut left, mut right) = transport.connect(64 * 1024)?;
-        let moved = self.enough(64, |messages| {
+        let moved = self.enough(4, |messages| {
             let moved = workload::stream(&mut left, &mut right, size, messages, self.placement)?;
             Ok((moved, moved.elapsed()))
         })?;
@@ -282,7 +282,7 @@ impl Plan {
 
     fn copies(&self, size: usize) -> Result<Cell, Failure> {
         let mut buffer = Buffer::new(size.max(64 * 1024));
-        let moved = self.enough(64, |messages| {
+        let moved = self.enough(4, |messages| {
             let moved = workload::batches(size, 1, messages, |from, to| {
                 buffer.through(from, to);
                 Ok(())
@@ -295,7 +295,7 @@ impl Plan {
     fn eventfd(&self) -> Result<Cell, Failure> {
         let (mut left, mut right) = Eventfd.connect(0)?;
         let one = 1_u64.to_ne_bytes();
-        let trips = self.enough(16, |count| {
+        let trips = self.enough(8, |count| {
             let trips = workload::signals(&mut left, &mut right, one, count, self.placement)?;
             let time = trips.sum();
             Ok((trips, time))
@@ -313,7 +313,7 @@ impl Plan {
         right: &mut P,
     ) -> Result<Cell, Failure> {
         let (size, placement) = (cell.size, self.placement);
-        let closed = self.enough(16, |count| {
+        let closed = self.enough(8, |count| {
             let trips = workload::round_trips(left, right, size, count, placement)?;
             let time = trips.latency.sum();
             Ok((trips, time))

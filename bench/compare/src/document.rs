@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use vchan::layout::Order;
@@ -14,7 +14,7 @@ use vchan_bench::peers::vchan::Mode;
 use vchan_bench::{plot, report};
 
 use crate::goal::{self, Goal};
-use crate::goals::{Effort, across};
+use crate::goals::{Effort, Took, across, told};
 use crate::real_xen::{self, RealXen};
 
 const INTRODUCTION: &str = "\
@@ -24,7 +24,8 @@ Written by `cargo xtask bench`. Every figure is a ratio of two measurements of o
 absolute times on a machine that does other things as well say little. The C library is Debian's
 unmodified `libxenvchan.a`, linked into the same program over the same emulated host. Both sides of a
 comparison are measured in turn, in at least 15 rounds; a figure is the median of the ratios of the
-rounds, and in brackets the quartiles. Every byte that arrived was compared with what was sent.
+rounds, and in brackets the quartiles. Every byte that arrived was compared with what was sent. What it is
+received into begins with a page, as rings do, and so do buffers that are compared with rings.
 
 ";
 
@@ -42,18 +43,21 @@ const LIMITS: &str = "\
 - Event channels are eventfds here. On Xen an event costs a hypercall, and a wake-up an interrupt.
 ";
 
-/// Writes the document to `file`, and its pictures to the directory `performance` beside it.
+/// Writes the document to `file`, and its pictures to the directory `performance` beside it. Notes how long
+/// the matrix took.
 pub fn write(
     file: &Path,
     effort: Effort,
     machine: &Machine,
     calibration: &[Row],
-    goals: &[Goal],
+    (goals, took): (&[Goal], &mut Vec<Took>),
     xen: Option<&RealXen>,
 ) -> Result<()> {
     let pictures = file.with_file_name("performance");
     std::fs::create_dir_all(&pictures)?;
+    let since = Instant::now();
     let cells = matrix(effort)?;
+    took.push(("the matrix below", since.elapsed()));
     let title = format!("throughput, {}", machine.processor);
     plot::throughput(&cells, &title, &pictures.join("throughput.svg"))?;
     let title = format!("round trip, {}", machine.processor);
@@ -68,7 +72,7 @@ pub fn write(
 
     let mut text = INTRODUCTION.to_owned();
     let length = if effort.quick { "short" } else { "full" };
-    let _ = writeln!(text, "A {length} run on {}.\n", today());
+    let _ = writeln!(text, "A {length} run on {}; {}.\n", today(), told(took));
     let _ = writeln!(text, "{machine}.\n\n## Calibration\n");
     let _ = writeln!(
         text,

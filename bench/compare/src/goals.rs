@@ -1,6 +1,7 @@
 //! The table of goals, from the first row to those of real Xen.
 
-use std::time::Duration;
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use vchan_bench::Failure;
@@ -32,7 +33,7 @@ impl Effort {
     /// Under five minutes.
     pub const QUICK: Effort = Effort {
         rounds: 15,
-        slice: Duration::from_millis(15),
+        slice: Duration::from_millis(25),
         quick: true,
     };
     /// As long as it takes, about a quarter of an hour.
@@ -64,13 +65,16 @@ impl Libraries {
     }
 }
 
+/// What was measured, and how long that took.
+pub type Took = (&'static str, Duration);
+
 /// Measures the rows whose names contain `only`, but not those of real Xen. `said` is told which row is
 /// next, and how many there are.
 pub fn all(
     effort: Effort,
     only: &str,
     mut said: impl FnMut(&'static str, usize),
-) -> Result<Vec<Goal>> {
+) -> Result<(Vec<Goal>, Vec<Took>)> {
     type Measurement = fn(Effort, &Libraries) -> Result<Goal>;
     let rows: [(&'static str, Measurement); 19] = [
         ("pair, 64 B", one_thread::small),
@@ -87,20 +91,36 @@ pub fn all(
         ("the adaptive default", latency::adaptive),
         ("notifications per MiB", notifications::per_mib),
         ("notifications in any cell", notifications::any_cell),
-        ("notifications to a peer that is awake", notifications::awake),
+        (
+            "notifications to a peer that is awake",
+            notifications::awake,
+        ),
         ("XenStore round trips, transactions", scale::store),
         ("100 servers at once", scale::servers),
         ("open and close", scale::again),
         ("1,000 channels", scale::channels),
     ];
     let libraries = Libraries::start()?;
-    let mut goals = Vec::new();
+    let (mut goals, mut took) = (Vec::new(), Vec::new());
     let chosen: Vec<_> = rows.iter().filter(|row| row.0.contains(only)).collect();
     for (name, measure) in &chosen {
         said(name, chosen.len());
+        let since = Instant::now();
         goals.push(measure(effort, &libraries)?);
+        took.push((*name, since.elapsed()));
     }
-    Ok(goals)
+    Ok((goals, took))
+}
+
+/// How long all of it took, and what took longest, for people.
+pub fn told(took: &[Took]) -> String {
+    let mut longest = took.to_vec();
+    longest.sort_by_key(|&(_, time)| Reverse(time));
+    let total: Duration = longest.iter().map(|&(_, time)| time).sum();
+    let row = |(name, time): &Took| format!("{name} {:.0} s", time.as_secs_f64());
+    let rows: Vec<String> = longest.iter().take(5).map(row).collect();
+    let total = total.as_secs_f64();
+    format!("it took {total:.0} s, of which {}", rows.join(", "))
 }
 
 /// Why a row with the C library has no figure.
@@ -124,5 +144,20 @@ pub fn across() -> Placement {
     match Placement::Across.cpus() {
         Ok(_) => Placement::Across,
         Err(_) => Placement::OneCpu,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_longest_is_named_first() {
+        let seconds = [("a", 1), ("b", 9), ("c", 2), ("d", 3), ("e", 4), ("f", 5)];
+        let took = seconds.map(|(name, time)| (name, Duration::from_secs(time)));
+        assert_eq!(
+            told(&took),
+            "it took 24 s, of which b 9 s, f 5 s, e 4 s, d 3 s, c 2 s"
+        );
     }
 }

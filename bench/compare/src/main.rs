@@ -18,6 +18,7 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -134,15 +135,18 @@ fn measure_goals(
 ) -> Result<()> {
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     let machine = Machine::this();
+    let since = Instant::now();
     let calibration = calibration::all(effort.rounds)?;
+    let calibrated = since.elapsed();
     println!("{}", report::circumstances(&machine, &calibration));
     let progress = progress();
-    let goals = goals::all(effort, only, |row, count| {
+    let (goals, mut took) = goals::all(effort, only, |row, count| {
         progress.set_length(count as u64);
         progress.set_message(row);
         progress.inc(1);
     })?;
     progress.finish_and_clear();
+    took.push(("calibration", calibrated));
     let xen = match &document {
         Some(file) => RealXen::kept(file)?,
         None => None,
@@ -160,9 +164,17 @@ fn measure_goals(
         write_json(&file, &all)?;
     }
     if let Some(file) = document {
-        document::write(&file, effort, &machine, &calibration, &goals, xen.as_ref())
-            .with_context(|| format!("cannot write {}", file.display()))?;
+        let written = document::write(
+            &file,
+            effort,
+            &machine,
+            &calibration,
+            (&goals, &mut took),
+            xen.as_ref(),
+        );
+        written.with_context(|| format!("cannot write {}", file.display()))?;
     }
+    println!("{}", goals::told(&took));
     Ok(())
 }
 

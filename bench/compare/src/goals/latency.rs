@@ -10,7 +10,7 @@ use vchan_bench::peers::vchan::{Mode, VchanPeer};
 use vchan_bench::stats::{Spread, alternate};
 use vchan_bench::{Failure, Peer, Transport, workload};
 
-use super::{Effort, Libraries, across, two_threads};
+use super::{Effort, Libraries, across, messages, two_threads};
 use crate::goal::{Bound, Goal, Part};
 use crate::subject::{Both, RING};
 
@@ -22,15 +22,21 @@ pub fn round_trip(effort: Effort, libraries: &Libraries) -> Result<Goal> {
         Some(theirs) => {
             let mut ours = Both::new(&libraries.ours(Mode::Spin), RING)?;
             let mut theirs = Both::new(&theirs, RING)?;
+            let count = enough(effort, |count| median(&mut theirs, count))?;
             Some(alternate(
                 effort.rounds,
-                || median(&mut ours, 2000),
-                || median(&mut theirs, 2000),
+                || median(&mut ours, count),
+                || median(&mut theirs, count),
             )?)
         }
     };
     let mut ours = Both::new(&libraries.ours(Mode::Sleep), RING)?;
-    let blocking: Spread = alternate(effort.rounds, || median(&mut ours, 2000), || eventfd(2000))?;
+    let count = enough(effort, |count| median(&mut ours, count))?;
+    let blocking: Spread = alternate(
+        effort.rounds,
+        || median(&mut ours, count),
+        || eventfd(count),
+    )?;
     Ok(Goal {
         name: "64 B round trip: time",
         parts: vec![
@@ -45,7 +51,7 @@ pub fn round_trip(effort: Effort, libraries: &Libraries) -> Result<Goal> {
                 blocking,
             ),
         ],
-        note: "across CPUs; the median of 2,000 round trips in each round".to_owned(),
+        note: "across CPUs; the median of up to 2,000 round trips in each round".to_owned(),
     })
 }
 
@@ -53,10 +59,11 @@ pub fn adaptive(effort: Effort, libraries: &Libraries) -> Result<Goal> {
     let mut default = Both::new(&libraries.ours(Mode::Blocking), RING)?;
     let mut spinning = Both::new(&libraries.ours(Mode::Spin), RING)?;
     let mut sleeping = Both::new(&libraries.ours(Mode::Sleep), RING)?;
+    let trips = enough(effort, |count| median(&mut default, count))?;
     let round_trip = alternate(
         effort.rounds,
-        || median(&mut default, 2000),
-        || median(&mut spinning, 2000),
+        || median(&mut default, trips),
+        || median(&mut spinning, trips),
     )?;
     let count = two_threads::enough(effort, &mut sleeping, SIZE, Placement::OneCpu)?;
     let throughput = alternate(
@@ -111,6 +118,17 @@ fn processor_time() -> Duration {
     // Neither is negative on this clock.
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// How many round trips fill four slices, but no more than say what there is to say. `median` measures so
+/// many.
+fn enough(
+    effort: Effort,
+    mut median: impl FnMut(u64) -> Result<f64, Failure>,
+) -> Result<u64, Failure> {
+    const FEWEST: u64 = 200;
+    let each = median(FEWEST)?;
+    Ok((4 * messages(effort, each)).clamp(FEWEST, 2000))
 }
 
 /// The median round trip in nanoseconds.
