@@ -28,9 +28,9 @@ struct EmulatedChannel {
     /// The other end's `pending`.
     target: OwnedFd,
     /// What polls readable while an event is pending and the port is not masked: an epoll set of
-    /// `pending` alone, one-shot. It reports an event once and is mute until armed anew, while events
-    /// go on being counted. Threads that sleep on it when another one unmasks wake up, as on a real
-    /// event channel's descriptor.
+    /// `pending` alone, one-shot; empty until it is watched. It reports an event once and is mute until
+    /// armed anew, while events go on being counted. Threads that sleep on it when another one unmasks
+    /// wake up, as on a real event channel's descriptor.
     gate: OwnedFd,
     mask: Mutex<Mask>,
     bell: Bell,
@@ -41,8 +41,7 @@ struct EmulatedChannel {
 struct Mask {
     masked: bool,
     /// Somebody has had the gate, or sleeps on it: it must be mute while the port is masked. Until
-    /// then nobody can tell, and this flag alone is the mask, which spares three of four system
-    /// calls.
+    /// then nobody can tell, and `masked` alone is the mask, which spares two of four system calls.
     watched: bool,
 }
 
@@ -91,7 +90,7 @@ impl EmulatedEvents {
         else {
             return Err(CallError::Nonsense.doing(doing));
         };
-        match gate(&pending) {
+        match epoll::create(epoll::CreateFlags::CLOEXEC) {
             Ok(gate) => Ok(Box::new(EmulatedChannel {
                 control: Arc::clone(&self.control),
                 port: Port(port),
@@ -103,7 +102,7 @@ impl EmulatedEvents {
             })),
             Err(error) => {
                 self.control.undo(&Request::ClosePort { port });
-                Err(HostError::new(doing).because(error))
+                Err(HostError::new(doing).because(io::Error::from(error)))
             }
         }
     }
@@ -140,7 +139,8 @@ impl EventChannel for EmulatedChannel {
     fn unmask(&self) -> Result<(), HostError> {
         let mut mask = self.mask();
         if mask.watched {
-            self.set_gate(ARMED)?;
+            epoll::modify(&self.gate, &self.pending, EVENT, ARMED)
+                .map_err(|error| self.failed("unmask", error))?;
         }
         mask.masked = false;
         Ok(())
@@ -195,10 +195,15 @@ impl EmulatedChannel {
     /// Lets the gate follow the mask from now on.
     fn watch(&self) -> Result<(), HostError> {
         let mut mask = self.mask();
-        if !mask.watched && mask.masked {
-            self.set_gate(epoll::EventFlags::empty())?;
+        if !mask.watched {
+            let flags = match mask.masked {
+                true => epoll::EventFlags::empty(),
+                false => ARMED,
+            };
+            epoll::add(&self.gate, &self.pending, EVENT, flags)
+                .map_err(|error| self.failed("watch", error))?;
+            mask.watched = true;
         }
-        mask.watched = true;
         Ok(())
     }
 
@@ -206,7 +211,7 @@ impl EmulatedChannel {
     fn mute(&self) -> Result<bool, HostError> {
         let mut ready = [epoll::Event {
             flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
+            data: EVENT,
         }];
         let at_once = Timespec::default();
         match epoll::wait(&self.gate, &mut ready, Some(&at_once)) {
@@ -214,12 +219,6 @@ impl EmulatedChannel {
             Err(Errno::INTR) => Ok(false),
             Err(error) => Err(self.failed("take an event of", error)),
         }
-    }
-
-    fn set_gate(&self, flags: epoll::EventFlags) -> Result<(), HostError> {
-        let data = epoll::EventData::new_u64(0);
-        epoll::modify(&self.gate, &self.pending, data, flags)
-            .map_err(|error| self.failed("unmask", error))
     }
 
     fn failed(&self, doing: &str, error: impl Into<io::Error>) -> HostError {
@@ -233,14 +232,10 @@ impl Drop for EmulatedChannel {
     }
 }
 
+/// All that the gate says of an event.
+const EVENT: epoll::EventData = epoll::EventData::new_u64(0);
 /// Reports that `pending` is readable, once.
 const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
-
-fn gate(pending: &OwnedFd) -> io::Result<OwnedFd> {
-    let gate = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&gate, pending, epoll::EventData::new_u64(0), ARMED)?;
-    Ok(gate)
-}
 
 fn now() -> Time {
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
