@@ -81,9 +81,13 @@ fn image() -> Range<usize> {
 }
 
 /// The page at `address`, which is shared with dom0 for as long as the guest lives.
+///
+/// # Safety
+/// The domain builder has set the page aside for this; the heap does not have it.
 #[allow(unsafe_code, reason = "see UNSAFETY above")]
-fn page_at(address: usize) -> Region {
-    // SAFETY: the domain builder has set the page aside for this; the heap does not have it.
+unsafe fn page_at(address: usize) -> Region {
+    // SAFETY: by the caller's promise, it is there for as long as the guest lives, and nobody refers
+    // to it.
     unsafe { region(address, 1, Access::ReadWrite, Box::new(())) }
 }
 

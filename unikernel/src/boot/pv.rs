@@ -53,16 +53,16 @@ pub(super) fn take(at: usize) -> Result<Given, Errno> {
     let shared_info = Place::new(1).ok_or(Errno::NOMEM)?;
     shared_info.put_machine_frame(0, info.shared_info >> 12)?;
     let command_line = at + core::mem::offset_of!(StartInfo, command_line);
+    let ring = |frame, port| {
+        let address = machine::address_of_machine_frame(frame)?;
+        // SAFETY: the page lies between the program and the page tables, where the heap gets nothing.
+        let page = unsafe { page_at(address) };
+        Ok(Ring { page, port })
+    };
     Ok(Given {
         shared_info: shared_info.region(),
-        console: Ring {
-            page: page_at(machine::address_of_machine_frame(info.console_frame)?),
-            port: info.console_port,
-        },
-        store: Ring {
-            page: page_at(machine::address_of_machine_frame(info.store_frame)?),
-            port: info.store_port,
-        },
+        console: ring(info.console_frame, info.console_port)?,
+        store: ring(info.store_frame, info.store_port)?,
         // SAFETY: the structure stays where it is.
         command_line: unsafe { text(command_line, info.command_line.len()) },
     })

@@ -114,10 +114,11 @@ pub(super) fn take(at: usize) -> Result<Given, Errno> {
     shared_info.put_xen_page(0, Space::SharedInfo)?;
     let ring = |page, port| {
         let frame = usize::try_from(parameter(page)?).map_err(|_| Errno::INVAL)?;
-        Ok(Ring {
-            page: page_at(frame * PAGE),
-            port: u32::try_from(parameter(port)?).map_err(|_| Errno::INVAL)?,
-        })
+        // SAFETY: the domain builder puts these pages above `HOLE_END`, where neither the heap nor a
+        // place ever is.
+        let page = unsafe { page_at(frame * PAGE) };
+        let port = u32::try_from(parameter(port)?).map_err(|_| Errno::INVAL)?;
+        Ok(Ring { page, port })
     };
     Ok(Given {
         shared_info: shared_info.region(),
