@@ -35,16 +35,27 @@ pub(crate) fn set_up(ring: Ring) {
     let _ = CONSOLE.set(RefCell::new(console));
 }
 
-/// The console, unless it is being used: a panic may happen at any place.
+/// The console, unless it is being used: an exception may happen at any place.
 fn console() -> Option<RefMut<'static, Output>> {
     CONSOLE.get()?.try_borrow_mut().ok()
 }
 
 /// Writes text on the console. What nobody reads is left out.
 pub fn print(text: fmt::Arguments<'_>) {
-    if let Some(mut console) = console() {
-        // It never fails.
-        let _ = fmt::write(&mut *console, text);
+    // It never fails.
+    let _ = fmt::write(&mut Pieces, text);
+}
+
+/// Text as it comes, piece by piece. What makes a piece is the program's own and may itself write
+/// something, or panic: the console is not in use then.
+struct Pieces;
+
+impl fmt::Write for Pieces {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(mut console) = console() {
+            console.write_text(text);
+        }
+        Ok(())
     }
 }
 
@@ -124,11 +135,9 @@ impl Output {
             }
         }
     }
-}
 
-impl fmt::Write for Output {
     /// A carriage return goes before each new line, as a terminal wants it.
-    fn write_str(&mut self, text: &str) -> fmt::Result {
+    fn write_text(&mut self, text: &str) {
         for line in text.split_inclusive('\n') {
             match line.strip_suffix('\n') {
                 Some(line) => {
@@ -138,7 +147,6 @@ impl fmt::Write for Output {
                 None => self.write(line.as_bytes()),
             }
         }
-        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
-//! A program that does what no program should: `extra="do=overflow"`, `do=follow-zero`, `do=panic` or
-//! `do=fail`. Its domain must end as crashed, and its last line never be reached.
+//! A program that does what no program should: `extra="do=overflow"`, `do=follow-zero`, `do=panic`,
+//! `do=panic-in-a-line` or `do=fail`. Its domain must end as crashed, and its last line never be
+//! reached.
 #![no_std]
 #![no_main]
 
+use core::fmt;
 use core::hint::black_box;
 
 use vchan_unikernel::{Guest, println};
@@ -20,11 +22,21 @@ fn misbehave(guest: &Guest) -> Result<(), &'static str> {
         "overflow" => recurse(here() - STACK),
         "follow-zero" => follow(black_box(8)),
         "panic" => panic!("asked for a panic"),
+        "panic-in-a-line" => println!("a line with {}", Unprintable),
         "fail" => return Err("asked for an error"),
         _ => {}
     }
     println!("survived");
     Ok(())
+}
+
+/// What panics when it is to be printed.
+struct Unprintable;
+
+impl fmt::Display for Unprintable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("asked for a panic in a line")
+    }
 }
 
 /// An address on the stack.

@@ -147,6 +147,7 @@ fn crashes(which: Which) -> Result<()> {
         ("overflow", overflowed),
         ("follow-zero", "nothing is at address 0x8: "),
         ("panic", "asked for a panic"),
+        ("panic-in-a-line", "asked for a panic in a line"),
         ("fail", "error: asked for an error"),
     ] {
         let name = format!("faulty-{what}-{}", which.kind);
