@@ -116,6 +116,9 @@ impl Grants for GrantTable {
     ) -> Result<Region, HostError> {
         let count = references.len();
         let doing = || HostError::new(format!("map {count} pages of domain {peer}"));
+        if notify.is_some() && access == Access::ReadOnly {
+            return Err(doing().because("a byte to clear at the end must be writable"));
+        }
         let place = Place::new(count).ok_or_else(|| no_memory(doing()))?;
         let base = place.address(0);
         let mut mapping = Mapping {
@@ -220,10 +223,11 @@ impl unikernel_core::grants::GrantTable for Table {
         );
     }
 
-    /// From now on nobody can map the page anew, also while somebody still has it mapped.
+    /// From now on a peer that does not have the page mapped cannot map it. (One that has may do so
+    /// once more: Xen looks at the entry for the first mapping only. Its bits are set until the last.)
     fn end(&mut self, reference: GrantRef) -> bool {
         let (page, at) = self.entry(reference);
-        // In one step: Xen sets its bits only while the type is valid.
+        // In one step: Xen sets its bits, in one step too, only while the type is valid.
         page.clear_bits(at, TYPE, Ordering::AcqRel) & IN_USE == 0
     }
 }
@@ -299,7 +303,8 @@ impl Drop for Mapping {
 
 /// Clears the byte that an [`UnmapNotify`] names, in the page at `base`, which is about to go.
 fn clear(base: usize, notify: UnmapNotify) {
-    // SAFETY: the page is still there, and the region is gone before it.
+    // SAFETY: the page is still there, of one's own or mapped for writing, and this region is gone
+    // before it.
     #[allow(unsafe_code, reason = "see UNSAFETY above")]
     let page = unsafe { region(base, 1, Access::ReadWrite, Box::new(())) };
     page.store_byte(notify.offset.into(), 0, Ordering::Release);

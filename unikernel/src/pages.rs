@@ -124,10 +124,11 @@ impl Place {
         })
     }
 
-    /// Puts a machine frame at page `index`, for PV.
+    /// Puts a machine frame at page `index`, for PV: one of Xen's, or the place's own.
     pub(crate) fn put_machine_frame(&self, index: usize, frame: u64) -> Result<(), Errno> {
         let address = self.address(index);
-        // SAFETY: a place is there for this, and has no region yet.
+        // SAFETY: a place is there for this, and has no region: not yet, or, in `restore`, no more.
+        // So nothing of the program lies at the address.
         #[allow(unsafe_code, reason = "see UNSAFETY above")]
         unsafe {
             mmu::update_va_mapping(address, machine::entry(frame))
@@ -137,7 +138,7 @@ impl Place {
     /// Puts one of Xen's pages at page `index`, for PVH.
     pub(crate) fn put_xen_page(&self, index: usize, page: Space) -> Result<(), Errno> {
         let frame = self.address(index) / PAGE;
-        // SAFETY: a place is there for this, and has no region yet.
+        // SAFETY: a place is there for this, has no memory and no region yet.
         #[allow(unsafe_code, reason = "see UNSAFETY above")]
         unsafe {
             add_to_physmap(page, frame as u64)
@@ -174,11 +175,11 @@ impl Place {
         unsafe { grant::unmap(self.address(index) as u64, handle) }
     }
 
-    /// Access to what was put here, for ever.
+    /// Access to what was put here, at every page, for ever.
     pub(crate) fn region(self) -> Region {
         let (base, count) = (self.base, self.count);
         let keeper = Box::new(ManuallyDrop::new(self));
-        // SAFETY: the place stays, and nobody else has it.
+        // SAFETY: the place is never dropped, so what lies there stays, and nobody else has it.
         #[allow(unsafe_code, reason = "see UNSAFETY above")]
         unsafe {
             region(base, count, Access::ReadWrite, keeper)

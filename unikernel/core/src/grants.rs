@@ -31,8 +31,8 @@ pub trait GrantTable {
     /// machine.
     fn grant(&mut self, reference: GrantRef, peer: DomId, frame: u64, access: Access);
 
-    /// Empties the entry of `reference`, unless the peer maps the page at this moment: then it stays
-    /// as it is, and the answer is false.
+    /// Empties the entry of `reference`, so that who does not have the page mapped cannot map it any
+    /// more. False: the peer has it mapped at this moment. This can be called again later.
     fn end(&mut self, reference: GrantRef) -> bool;
 }
 
