@@ -1,6 +1,5 @@
 //! The channel that users hold, and its two halves.
 
-use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -535,7 +534,7 @@ impl WriteHalf {
             .run(&mut self.writer, Writer::drained)
             .map_err(|error| match error {
                 Error::TimedOut { .. } => Error::TimedOut {
-                    waiting_for: "waiting for the peer to read everything".to_string(),
+                    waiting_for: "waiting for the peer to read everything".into(),
                 },
                 other => other,
             })

@@ -319,7 +319,7 @@ impl Client {
 
     pub(crate) fn timed_out(&self) -> Error {
         Error::TimedOut {
-            waiting_for: self.waiting_for(),
+            waiting_for: self.waiting_for().into(),
         }
     }
 

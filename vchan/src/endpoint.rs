@@ -7,7 +7,6 @@
 //! Blocking callers may look for a while before (`spin`).
 
 use alloc::boxed::Box;
-use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -77,7 +76,7 @@ impl Wanted {
             Wanted::Space => "waiting for the peer to read",
         };
         Error::TimedOut {
-            waiting_for: waiting_for.to_string(),
+            waiting_for: waiting_for.into(),
         }
     }
 

@@ -1,10 +1,11 @@
 //! What can go wrong, and what a person can do about it.
 
 use alloc::boxed::Box;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::fmt;
 
 use crate::layout::InvalidPage;
+use crate::quoted::Quoted;
 use crate::{DomId, InvalidDomId, InvalidPath, InvalidPortName, StorePath};
 
 /// Why an operation on a channel, a server or a client did not succeed.
@@ -24,7 +25,7 @@ pub enum Error {
     #[error("timed out while {waiting_for}")]
     TimedOut {
         /// What did not happen in time.
-        waiting_for: String,
+        waiting_for: Box<str>,
     },
     /// The datagram can never fit in the ring.
     #[error("a datagram of {size} bytes can never fit in this ring of {max} bytes")]
@@ -75,28 +76,11 @@ pub enum Error {
     )]
     OwnDomain(DomId),
     /// What the server published cannot be right.
-    #[error("{path} holds {value:?}, which is not {expected}; is a vchan server using this path?")]
-    BadKey {
-        /// The key.
-        path: StorePath,
-        /// What it holds, at most the first 40 bytes.
-        value: String,
-        /// What was expected.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    BadKey(Box<BadKey>),
     /// What was published need not come from the server: a third domain can write it.
-    #[error(
-        "{path} is to come from domain {server}, but {writer} can write it; use a path below \
-         /local/domain/{server}, or mend the permissions"
-    )]
-    ForeignKey {
-        /// The key.
-        path: StorePath,
-        /// Who can write it, in words.
-        writer: String,
-        /// The server's domain.
-        server: DomId,
-    },
+    #[error(transparent)]
+    ForeignKey(Box<ForeignKey>),
     /// The page that the server shares is not a vchan control page.
     #[error(transparent)]
     Page(#[from] InvalidPage),
@@ -115,6 +99,38 @@ pub enum Error {
     /// A XenStore request failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A key of which the server cannot have published what it holds.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{path} holds {}, which is not {expected}; is a vchan server using this path?",
+    Quoted(value)
+)]
+#[non_exhaustive]
+pub struct BadKey {
+    /// The key.
+    pub path: StorePath,
+    /// What it holds, at most the first 40 bytes.
+    pub value: String,
+    /// What was expected.
+    pub expected: &'static str,
+}
+
+/// A key that a third domain can write.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{path} is to come from domain {server}, but {writer} can write it; use a path below \
+     /local/domain/{server}, or mend the permissions"
+)]
+#[non_exhaustive]
+pub struct ForeignKey {
+    /// The key.
+    pub path: StorePath,
+    /// Who can write it, in words.
+    pub writer: String,
+    /// The server's domain.
+    pub server: DomId,
 }
 
 /// How a peer broke the protocol.
@@ -137,35 +153,38 @@ pub enum PeerFault {
 }
 
 /// A grant or event channel operation that failed.
+///
+/// As large as a pointer, as every call that can fail has room for it.
 #[derive(Debug)]
-pub struct HostError {
+pub struct HostError(Box<Story>);
+
+#[derive(Debug)]
+struct Story {
     /// What was tried, as `cannot <doing>`.
     doing: String,
     /// What a person can do about it.
     hint: Option<String>,
     /// The peer's grant or port is not there (any more).
     stale: bool,
-    source: Option<Box<dyn core::error::Error + Send + Sync>>,
+    /// What the error below this one says.
+    cause: Option<String>,
 }
 
 impl HostError {
     /// An error that reads `cannot <doing>`.
     pub fn new(doing: impl Into<String>) -> HostError {
-        HostError {
+        HostError(Box::new(Story {
             doing: doing.into(),
             hint: None,
             stale: false,
-            source: None,
-        }
+            cause: None,
+        }))
     }
 
-    /// The error below this one.
+    /// The error below this one, or in words why.
     #[must_use]
-    pub fn because(
-        mut self,
-        source: impl Into<Box<dyn core::error::Error + Send + Sync>>,
-    ) -> HostError {
-        self.source = Some(source.into());
+    pub fn because(mut self, cause: impl fmt::Display) -> HostError {
+        self.0.cause = Some(cause.to_string());
         self
     }
 
@@ -173,31 +192,31 @@ impl HostError {
     /// left over from a server that is gone lead here, and a server that publishes anew mends it.
     #[must_use]
     pub fn stale(mut self) -> HostError {
-        self.stale = true;
+        self.0.stale = true;
         self
     }
 
     /// Whether it is marked as [`stale`](HostError::stale).
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.stale
+        self.0.stale
     }
 
     /// What a person can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> HostError {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 }
 
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}", self.doing)?;
-        if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
+        write!(f, "cannot {}", self.0.doing)?;
+        if let Some(cause) = &self.0.cause {
+            write!(f, ": {cause}")?;
         }
-        if let Some(hint) = &self.hint {
+        if let Some(hint) = &self.0.hint {
             write!(f, "; {hint}")?;
         }
         Ok(())
@@ -213,35 +232,44 @@ impl core::error::Error for HostError {}
 pub struct StoreError {
     /// What kind of failure.
     pub kind: StoreErrorKind,
+    words: Box<Words>,
+}
+
+#[derive(Debug, Clone)]
+struct Words {
     /// What was tried, as `cannot <doing>`.
-    pub doing: String,
+    doing: String,
     /// More about why, or what a person can do about it.
-    pub detail: String,
+    detail: String,
 }
 
 impl StoreError {
     /// An error that reads `cannot <doing>: <kind>`.
     pub fn new(kind: StoreErrorKind, doing: impl Into<String>) -> StoreError {
-        StoreError {
-            kind,
+        let words = Words {
             doing: doing.into(),
             detail: String::new(),
+        };
+        StoreError {
+            kind,
+            words: Box::new(words),
         }
     }
 
     /// More about why, or what a person can do about it.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> StoreError {
-        self.detail = detail.into();
+        self.words.detail = detail.into();
         self
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}", self.doing, self.kind)?;
-        if !self.detail.is_empty() {
-            write!(f, " ({})", self.detail)?;
+        let Words { doing, detail } = &*self.words;
+        write!(f, "cannot {doing}: {}", self.kind)?;
+        if !detail.is_empty() {
+            write!(f, " ({detail})")?;
         }
         Ok(())
     }
@@ -250,6 +278,12 @@ impl fmt::Display for StoreError {
 impl core::error::Error for StoreError {}
 
 impl StoreError {
+    /// What [`detail`](StoreError::detail) has said.
+    #[cfg(feature = "std")]
+    pub(crate) fn into_detail(self) -> String {
+        self.words.detail
+    }
+
     /// Whether it is the store that fails, not the request: once it is back, the same request may
     /// well succeed.
     pub(crate) fn is_outage(&self) -> bool {
@@ -326,5 +360,19 @@ impl From<Error> for std::io::Error {
             },
         };
         std::io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every call that can fail has room for an error, and moves it.
+    #[test]
+    fn errors_are_small() {
+        let word = size_of::<usize>();
+        assert!(size_of::<Error>() <= 4 * word);
+        assert!(size_of::<StoreError>() <= 2 * word);
+        assert_eq!(size_of::<HostError>(), word);
     }
 }

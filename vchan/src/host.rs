@@ -20,7 +20,7 @@ pub use crate::bell::Bell;
 
 use crate::memory::{Access, Region};
 use crate::patience::{Blocking, Patience, ask, at_once};
-use crate::{DomId, Error, HostError, StoreError, StoreErrorKind, StorePath};
+use crate::{BadKey, DomId, Error, HostError, StoreError, StoreErrorKind, StorePath};
 
 mod countdown;
 mod requests;
@@ -408,10 +408,12 @@ impl Host {
             other => other?,
         };
         let text = alloc::string::String::from_utf8_lossy(&value);
-        let domid: DomId = text.parse().map_err(|_| Error::BadKey {
-            path: key,
-            value: text.chars().take(40).collect(),
-            expected: "this domain's number",
+        let domid: DomId = text.parse().map_err(|_| {
+            Error::BadKey(Box::new(BadKey {
+                path: key,
+                value: text.chars().take(40).collect(),
+                expected: "this domain's number",
+            }))
         })?;
         self.parts
             .domid

@@ -1,5 +1,6 @@
 //! The two XenStore keys by which the ends of a vchan find each other.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -7,7 +8,9 @@ use alloc::vec::Vec;
 use crate::guard::keeps;
 use crate::host::{GrantRef, Host, NodeAccess, Permissions, Port, Reply, Request};
 use crate::patience::{Patience, ask};
-use crate::{DomId, Error, InvalidPath, PortName, StoreError, StoreErrorKind, StorePath};
+use crate::{
+    BadKey, DomId, Error, ForeignKey, InvalidPath, PortName, StoreError, StoreErrorKind, StorePath,
+};
 
 /// Where a server publishes unless told otherwise, below its own domain's path.
 const DEFAULT_PATH: &str = "data/vchan";
@@ -162,10 +165,12 @@ fn number(
         Ok(value) => value,
         Err(error) => return not_yet(key, error).map(Err),
     };
-    parse_decimal(&value).map(Ok).ok_or_else(|| Error::BadKey {
-        path: key.clone(),
-        value: String::from_utf8_lossy(value.get(..40).unwrap_or(&value)).into_owned(),
-        expected: "a decimal number from 1 to 4294967295",
+    parse_decimal(&value).map(Ok).ok_or_else(|| {
+        Error::BadKey(Box::new(BadKey {
+            path: key.clone(),
+            value: String::from_utf8_lossy(value.get(..40).unwrap_or(&value)).into_owned(),
+            expected: "a decimal number from 1 to 4294967295",
+        }))
     })
 }
 
@@ -181,11 +186,11 @@ fn check_writers(
         Err(error) => return not_yet(key, error).map(Err),
     };
     match third_writer(&permissions, server) {
-        Some(writer) if keeps("key-writers") => Err(Error::ForeignKey {
+        Some(writer) if keeps("key-writers") => Err(Error::ForeignKey(Box::new(ForeignKey {
             path: key.clone(),
             writer,
             server,
-        }),
+        }))),
         _ => Ok(Ok(())),
     }
 }

@@ -134,7 +134,10 @@ pub enum InvalidPath {
         most: usize,
     },
     /// A character that no path has.
-    #[error("{character:?} cannot be in a XenStore path; use A-Z a-z 0-9 - / _ @")]
+    #[error(
+        "'{}' cannot be in a XenStore path; use A-Z a-z 0-9 - / _ @",
+        character.escape_default()
+    )]
     Character {
         /// The first such character.
         character: char,

@@ -84,7 +84,10 @@ pub enum InvalidPortName {
         length: usize,
     },
     /// A character that no name has.
-    #[error("{character:?} cannot be in a vchan port's name; use A-Z a-z 0-9 _ -")]
+    #[error(
+        "'{}' cannot be in a vchan port's name; use A-Z a-z 0-9 _ -",
+        character.escape_default()
+    )]
     Character {
         /// The first such character.
         character: char,

@@ -210,6 +210,7 @@ impl Server {
             if !link.sleep(seen, until)? && until == deadline {
                 let (peer, path) = (self.peer, self.keys.base());
                 let waiting_for = format!("waiting for a client of domain {peer} at {path}");
+                let waiting_for = waiting_for.into();
                 return Err(Error::TimedOut { waiting_for });
             }
         }

@@ -222,7 +222,8 @@ impl EmulatedChannel {
     }
 
     fn failed(&self, doing: &str, error: impl Into<io::Error>) -> HostError {
-        HostError::new(format!("{doing} event channel {}", self.port)).because(error.into())
+        let error: io::Error = error.into();
+        HostError::new(format!("{doing} event channel {}", self.port)).because(error)
     }
 }
 

@@ -124,7 +124,8 @@ impl BoundPort {
 
     fn failed(&self, doing: &str, error: impl Into<io::Error>) -> HostError {
         let doing: String = format!("{doing} port {}", self.port);
-        HostError::new(doing).because(error.into())
+        let error: io::Error = error.into();
+        HostError::new(doing).because(error)
     }
 }
 

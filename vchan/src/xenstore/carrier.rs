@@ -127,6 +127,7 @@ pub(super) trait Dial: Clone + Send + Sync + 'static {
 
 /// For a request whose time is up.
 pub(super) fn no_answer(limit: Duration) -> Failure {
-    let detail = format!("none within {limit:?}; is xenstored busy or stuck?");
+    let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let detail = format!("none within {milliseconds} ms; is xenstored busy or stuck?");
     Failure::new(StoreErrorKind::TimedOut, detail)
 }

@@ -201,7 +201,7 @@ impl Shared {
                 StoreErrorKind::TimedOut => StoreErrorKind::TimedOut,
                 _ => StoreErrorKind::Unreachable,
             };
-            Failure::new(kind, error.detail)
+            Failure::new(kind, error.into_detail())
         })?;
         let mut last = self.lock();
         // Another thread may have been faster.

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use super::codec::{self, Kind, Malformed};
 use super::exchange::Answer;
 use crate::host::{Reply, Request};
+use crate::quoted::Quoted;
 use crate::{StoreError, StoreErrorKind};
 
 /// A request in the words of the wire.
@@ -115,36 +116,36 @@ pub(super) fn reply(kind: Kind, answer: Answer, doing: &str) -> Result<Vec<u8>, 
         Answer::Refused(name) => (name, "the kernel"),
     };
     let error = StoreError::new(codec::error_kind(&name), doing);
-    Err(match error.kind {
+    let limit = match error.kind {
         // These say it all.
-        StoreErrorKind::NotFound | StoreErrorKind::Exists | StoreErrorKind::Again => error,
-        StoreErrorKind::Quota => with_quota(error.detail(format!("{who} says {name:?}")), kind),
-        _ => error.detail(format!("{who} says {name:?}")),
-    })
+        StoreErrorKind::NotFound | StoreErrorKind::Exists | StoreErrorKind::Again => {
+            return Err(error);
+        }
+        StoreErrorKind::Quota => limit(kind),
+        _ => "",
+    };
+    Err(error.detail(format!("{who} says {}{limit}", Quoted(&name))))
 }
 
-/// Names the limit that a request can run into, with xenstored's default and option.
-fn with_quota(mut error: StoreError, kind: Kind) -> StoreError {
-    let limit = match kind {
+/// What there is to say of the limit that a request can run into: xenstored's default and option.
+fn limit(kind: Kind) -> &'static str {
+    match kind {
         Kind::WRITE | Kind::MKDIR => {
-            "by default a domain has at most 1000 nodes of at most 2048 bytes; remove some, or \
+            "; by default a domain has at most 1000 nodes of at most 2048 bytes; remove some, or \
              give xenstored greater --entry-nb and --entry-size"
         }
         Kind::SET_PERMS => {
-            "by default a node has at most 5 permissions; name fewer domains, or give xenstored a \
+            "; by default a node has at most 5 permissions; name fewer domains, or give xenstored a \
              greater --perm-nb"
         }
         Kind::WATCH => {
-            "by default a domain has at most 128 watches; remove some, or give xenstored a \
+            "; by default a domain has at most 128 watches; remove some, or give xenstored a \
              greater --watch-nb"
         }
         Kind::TRANSACTION_START => {
-            "by default a domain has at most 10 transactions at a time; end some, or give \
+            "; by default a domain has at most 10 transactions at a time; end some, or give \
              xenstored a greater --transaction"
         }
-        _ => return error,
-    };
-    error.detail.push_str("; ");
-    error.detail.push_str(limit);
-    error
+        _ => "",
+    }
 }
