@@ -96,7 +96,7 @@ impl Grants for GrantTable {
         for index in 0..pages {
             let frame = memory.frame(index).ok_or_else(|| no_memory(doing()))?;
             let reference = self.book.borrow_mut().share(peer, frame, access);
-            let reference = reference.map_err(|error| doing().because(format!("{error}")))?;
+            let reference = reference.map_err(|error| doing().because(error))?;
             share.references.push(reference);
         }
         share.notify = notify;
@@ -186,7 +186,8 @@ impl Table {
 
 impl unikernel_core::grants::GrantTable for Table {
     fn frames(&self) -> u32 {
-        u32::try_from(self.frames.len()).expect("Xen's limit is far below that")
+        // Xen's limit is far below the greatest number.
+        u32::try_from(self.frames.len()).unwrap_or(u32::MAX)
     }
 
     fn add_frame(&mut self) -> Result<(), HostError> {
@@ -209,7 +210,9 @@ impl unikernel_core::grants::GrantTable for Table {
     fn grant(&mut self, reference: GrantRef, peer: DomId, frame: u64, access: Access) {
         let (page, at) = self.entry(reference);
         // 16 TiB of memory, which is what entries of version 1 can name.
-        let frame = u32::try_from(frame).expect("a frame that can be granted");
+        let Ok(frame) = u32::try_from(frame) else {
+            panic!("frame {frame:#x} cannot be granted");
+        };
         page.store_index(at + 4, frame, Ordering::Relaxed);
         let flags = match access {
             Access::ReadOnly => PERMIT_ACCESS | READ_ONLY,

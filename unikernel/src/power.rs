@@ -36,7 +36,9 @@ struct Listener {
 
 /// Begins to listen. `port` is that of XenStore.
 pub(crate) fn set_up(host: &Host, port: u32) -> Result<(), StoreError> {
-    let key: StorePath = "control/shutdown".parse().expect("it is a path");
+    let Ok(key) = "control/shutdown".parse::<StorePath>() else {
+        unreachable!("it is a path");
+    };
     let watch = RefCell::new(Some(host.store().watch(&key)?));
     let host = host.clone();
     // It is called once.
@@ -134,8 +136,8 @@ impl Listener {
                 return;
             }
             other => {
-                let other = alloc::string::String::from_utf8_lossy(other);
-                println!("{other:?} is asked for and not known here");
+                let other = other.escape_ascii();
+                println!("\"{other}\" is asked for and not known here");
                 return;
             }
         };

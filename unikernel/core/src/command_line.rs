@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// The words of a command line, in their order. A word ends at white space that is not between double
+/// The words of a command line, in their order. A word ends at a space of ASCII that is not between double
 /// quotes; the quotes are not part of it.
 ///
 /// ```
@@ -37,7 +37,7 @@ impl CommandLine {
                     // Two quotes are an empty word.
                     word.get_or_insert_with(String::new);
                 }
-                space if space.is_whitespace() && !quoted => words.extend(word.take()),
+                space if space.is_ascii_whitespace() && !quoted => words.extend(word.take()),
                 other => word.get_or_insert_with(String::new).push(other),
             }
         }
@@ -72,7 +72,7 @@ impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, word) in self.words().enumerate() {
             let gap = if n == 0 { "" } else { " " };
-            if word.is_empty() || word.contains(char::is_whitespace) {
+            if word.is_empty() || word.contains(|c: char| c.is_ascii_whitespace()) {
                 write!(f, "{gap}\"{word}\"")?;
             } else {
                 write!(f, "{gap}{word}")?;
