@@ -21,8 +21,11 @@ pub struct Bench {
     /// Also write the rows as a list of objects with name, value, must, aim and met
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Only the rows whose names contain this; docs/PERFORMANCE.md stays as it is
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// The rows of real Xen, under QEMU, and nothing else
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     xen: bool,
     #[command(flatten)]
     consent: Consent,
@@ -44,7 +47,16 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         command.arg("--quick");
     }
     let document = process::workspace().join("docs/PERFORMANCE.md");
-    report(command, &document, bench.json.as_deref())?;
+    match &bench.only {
+        None => report(command, &document, bench.json.as_deref())?,
+        Some(only) => {
+            command.arg("--only").arg(only);
+            if let Some(file) = &bench.json {
+                command.arg("--json").arg(file);
+            }
+            process::run(&mut command)?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
