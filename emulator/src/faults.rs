@@ -225,9 +225,9 @@ impl EventChannel for GatedChannel {
         self.channel.unmask()
     }
 
-    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+    fn sleep(&self, most: Option<Duration>) -> Result<(), HostError> {
         self.gate.host("sleep")?;
-        self.channel.sleep(deadline)
+        self.channel.sleep(most)
     }
 
     /// Not of the host's doing, so no call that fails.

@@ -79,7 +79,8 @@ impl EventChannel for Bound {
         Ok(())
     }
 
-    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+    fn sleep(&self, most: Option<Duration>) -> Result<(), HostError> {
+        let deadline = most.map(|most| shared_info::now().after(most));
         wait(&[self.0], deadline)
     }
 

@@ -1,5 +1,6 @@
 //! Waking a thread that sleeps on a descriptor.
 
+use core::time::Duration;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -7,7 +8,6 @@ use std::sync::OnceLock;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::io::{Errno, read, write};
 
-use crate::host::Time;
 use crate::poll;
 
 /// Ends the sleep of another thread: [`EventChannel::wake`](crate::host::EventChannel::wake) for
@@ -21,19 +21,19 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Sleeps until `descriptor` is readable or until `deadline`, and no longer than until the bell
+    /// Sleeps until `descriptor` is readable, no longer than `most`, and no longer than until the bell
     /// is rung, if it has ever been rung before this sleep. Who rang it since the last sleep ends
-    /// this one at once. One thread sleeps at a time.
+    /// this one at once. A signal ends it as well. One thread sleeps at a time.
     ///
     /// # Errors
     /// What `poll` says.
-    pub fn sleep(&self, descriptor: BorrowedFd<'_>, deadline: Option<Time>) -> io::Result<()> {
+    pub fn sleep(&self, descriptor: BorrowedFd<'_>, most: Option<Duration>) -> io::Result<()> {
         let event = PollFd::from_borrowed_fd(descriptor, PollFlags::IN);
         let Some(rung) = self.rung.get() else {
-            return Ok(poll::until(&mut [event], deadline)?);
+            return Ok(poll::at_most(&mut [event], most)?);
         };
         let mut both = [event, PollFd::new(rung, PollFlags::IN)];
-        poll::until(&mut both, deadline)?;
+        poll::at_most(&mut both, most)?;
         let [_, bell] = both;
         if !bell.revents().is_empty() {
             // Nobody else takes it: so there is something to read.
@@ -67,7 +67,6 @@ impl Bell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::time::Duration;
     use std::os::fd::AsFd;
     use std::sync::Arc;
     use std::thread;
@@ -99,9 +98,9 @@ mod tests {
             bell.ring();
         }
         bell.sleep(descriptor.as_fd(), None).unwrap();
-        let deadline = poll::now().after(Duration::from_millis(20));
-        bell.sleep(descriptor.as_fd(), Some(deadline)).unwrap();
-        assert!(poll::now() >= deadline);
+        let (began, most) = (poll::now(), Duration::from_millis(20));
+        bell.sleep(descriptor.as_fd(), Some(most)).unwrap();
+        assert!(poll::now().since(began) >= most);
     }
 
     #[test]

@@ -347,19 +347,20 @@ impl Link {
     ) -> Result<T, Error> {
         let clock = self.host.events();
         let endless = patience.budget().is_none();
-        let mut began = None;
+        let (mut has_slept, mut began) = (false, None);
         loop {
             // Once a call, so that a peer cannot make it spin again and again.
-            if (began.is_none() || endless)
+            if (!has_slept || endless)
                 && let Some(done) = self.spin(wanted, deadline, patience, &mut step)?
             {
                 return Ok(done);
             }
-            let now = clock.now();
-            if deadline.is_some_and(|deadline| deadline <= now) && keeps("deadline") {
+            let Some(most) = self.longest_sleep(deadline) else {
                 return Err(wanted.timed_out());
+            };
+            if !has_slept && patience.times_the_sleep() {
+                began = Some(clock.now());
             }
-            let began = *began.get_or_insert(now);
             let seen = self.wakeups.generation();
             self.arm(wanted);
             // `sender_recheck_len`, `recv_recheck_len`.
@@ -369,9 +370,10 @@ impl Link {
                 self.disarm(wanted);
                 return Ok(done);
             }
-            self.sleep(seen, deadline)?;
+            self.sleep_at_most(seen, most)?;
+            has_slept = true;
             if let Some(done) = step()? {
-                patience.slept(clock.now().since(began));
+                patience.slept(began.map(|began| clock.now().since(began)));
                 return Ok(done);
             }
         }
@@ -462,23 +464,42 @@ impl Link {
         step()?.ok_or(Error::WouldBlock)
     }
 
-    /// `sender_blocked`, `recv_await_data`: sleeps until something may have happened since `seen`
-    /// was the generation. False: the deadline has passed.
+    /// Sleeps until something may have happened since `seen` was the generation. False: the deadline
+    /// has passed.
     pub(crate) fn sleep(&self, seen: u64, deadline: Option<Time>) -> Result<bool, Error> {
-        let now = self.host.events().now();
-        if deadline.is_some_and(|deadline| deadline <= now) && keeps("deadline") {
+        let Some(most) = self.longest_sleep(deadline) else {
             return Ok(false);
-        }
-        let probe = now.after(PROBE_INTERVAL);
-        let until = match deadline {
-            Some(deadline) if !keeps("look-at-intervals") => deadline,
-            Some(deadline) => deadline.min(probe),
-            None => probe,
         };
-        if !self.wakeups.sleep(seen, until, self.host.events())? {
+        self.sleep_at_most(seen, most)?;
+        Ok(true)
+    }
+
+    /// How long a wait may sleep before it looks again. `None`: the deadline has passed.
+    ///
+    /// The only look at the clock for a sleep, and there is none without a deadline: in many guests
+    /// each is a system call.
+    fn longest_sleep(&self, deadline: Option<Time>) -> Option<Duration> {
+        let Some(deadline) = deadline else {
+            return Some(PROBE_INTERVAL);
+        };
+        let left = deadline.since(self.host.events().now());
+        if left.is_zero() && keeps("deadline") {
+            None
+        } else if keeps("look-at-intervals") {
+            Some(left.min(PROBE_INTERVAL))
+        } else {
+            Some(left)
+        }
+    }
+
+    /// `sender_blocked`, `recv_await_data`: sleeps until something may have happened since `seen`
+    /// was the generation, at most so long. What ends a sleep without an event may be the end of the
+    /// peer.
+    fn sleep_at_most(&self, seen: u64, most: Duration) -> Result<(), Error> {
+        if !self.wakeups.sleep(seen, most)? {
             self.probe()?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Asks the host whether the peer's end of the event channel still exists, and remembers it

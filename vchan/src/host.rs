@@ -167,12 +167,12 @@ pub trait EventChannel: Send + Sync {
     /// When the host fails.
     fn unmask(&self) -> Result<(), HostError>;
 
-    /// Sleeps until an event is pending or until `deadline`; may return earlier. Takes nothing. One
-    /// thread sleeps at a time.
+    /// Sleeps until an event is pending, no longer than `most`; may return earlier. Takes nothing.
+    /// One thread sleeps at a time.
     ///
     /// # Errors
     /// When the host fails.
-    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError>;
+    fn sleep(&self, most: Option<Duration>) -> Result<(), HostError>;
 
     /// Ends the sleep that another thread is in or about to begin. It is called once before there
     /// is another thread, so that a host may prepare for it: see [`Bell`].

@@ -32,6 +32,16 @@ pub(crate) fn until(descriptors: &mut [PollFd<'_>], deadline: Option<Time>) -> R
     }
 }
 
+/// Sleeps until one of `descriptors` is ready, or a signal comes, no longer than `most`.
+pub(crate) fn at_most(descriptors: &mut [PollFd<'_>], most: Option<Duration>) -> Result<(), Errno> {
+    // A time that no Timespec can express is endless.
+    let timeout = most.and_then(|most| Timespec::try_from(most).ok());
+    match rustix::event::poll(descriptors, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

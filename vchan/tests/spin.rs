@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::raw::RawPeer;
 use common::watched::watched;
-use common::{LONG, World, bounded, guest};
+use common::{LONG, World, bounded, guest, wait_until};
 use vchan::layout::{Geometry, NOTIFY_WRITE, Ring};
 use vchan::{Channel, Client, DomId, Error, PeerFault, Server, Spin};
 
@@ -58,6 +58,48 @@ fn who_never_sleeps_needs_no_event() {
         assert_eq!(calls(), before, "(notify, for events) of guest and dom0");
         drop(client);
         echo.join().unwrap();
+    });
+}
+
+/// In many guests each look is a system call, and a sleep has no other that it could do without.
+#[test]
+fn who_sleeps_looks_at_the_clock_once_and_without_a_time_limit_never() {
+    bounded(|| {
+        let world = World::new();
+        let (guest_host, calls) = watched(&world.guest);
+        let mut server = Server::builder(&guest_host, DomId::DOM0)
+            .spin(Spin::Never)
+            .bind()
+            .unwrap();
+        let mut client = world.client();
+        let mut reader = server.accept().unwrap();
+        let mut messages = |timeout: Option<Duration>| {
+            const COUNT: u8 = 20;
+            let sleeps = || calls.sleep.load(Relaxed);
+            let (looks_before, sleeps_before) = (calls.now.load(Relaxed), sleeps());
+            reader.set_read_timeout(timeout);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    for nth in 0..COUNT {
+                        let mut message = [0; 64];
+                        reader.recv(&mut message).unwrap();
+                        assert_eq!(message, [nth; 64]);
+                    }
+                });
+                for nth in 0..COUNT {
+                    let before = sleeps_before + u64::from(nth);
+                    wait_until(|| sleeps() > before);
+                    client.send(&[nth; 64]).unwrap();
+                }
+            });
+            let looks = calls.now.load(Relaxed) - looks_before;
+            (looks, sleeps() - sleeps_before + u64::from(COUNT))
+        };
+        let (looks, _) = messages(None);
+        assert_eq!(looks, 0);
+        // Each call that waits also looks once to know when its time will be up.
+        let (looks, most) = messages(Some(LONG));
+        assert!(looks > 0 && looks <= most, "{looks} looks");
     });
 }
 

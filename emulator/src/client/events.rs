@@ -146,7 +146,7 @@ impl EventChannel for EmulatedChannel {
         Ok(())
     }
 
-    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+    fn sleep(&self, most: Option<Duration>) -> Result<(), HostError> {
         let Mask { masked, watched } = *self.mask();
         // Events of a masked port do not end a sleep, and its unmasking does.
         if masked && !watched {
@@ -157,7 +157,7 @@ impl EventChannel for EmulatedChannel {
             false => &self.pending,
         };
         self.bell
-            .sleep(descriptor.as_fd(), deadline)
+            .sleep(descriptor.as_fd(), most)
             .map_err(|error| self.failed("wait for an event of", error))
     }
 

@@ -214,7 +214,7 @@ impl EventChannel for OpenPort {
     }
 
     /// An event ends it, or something that the other side does, or time goes on.
-    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+    fn sleep(&self, most: Option<Duration>) -> Result<(), HostError> {
         let mut state = self.machine.state();
         assert!(!state.masked, "asleep with the port masked");
         state.sleeps += 1;
@@ -225,11 +225,10 @@ impl EventChannel for OpenPort {
         if lock(&self.machine.peer).asleep() {
             return Ok(());
         }
-        let Some(Time(deadline)) = deadline else {
+        let Some(most) = most else {
             panic!("a sleep that nothing ends");
         };
-        let mut state = self.machine.state();
-        state.now = state.now.max(deadline);
+        self.machine.state().now += most;
         Ok(())
     }
 

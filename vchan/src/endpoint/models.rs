@@ -90,7 +90,7 @@ impl EventChannel for ModelChannel {
         Ok(())
     }
 
-    fn sleep(&self, _deadline: Option<Time>) -> Result<(), HostError> {
+    fn sleep(&self, _most: Option<Duration>) -> Result<(), HostError> {
         let mut state = self.ours.state.lock().unwrap();
         while !state.struck && !state.rung && (state.masked || !state.pending) {
             state = self.ours.changed.wait(state).unwrap();

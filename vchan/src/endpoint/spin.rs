@@ -57,7 +57,7 @@ const TRIAL: Duration = Duration::from_micros(100);
 const MOST_CREDIT: Duration = TRIAL;
 /// A sleep that took longer would not have been spared by spinning.
 const SHORT_SLEEP: Duration = Duration::from_micros(300);
-/// How many short sleeps lie between two trials, at most.
+/// How many sleeps lie between two trials, at most; the last of them was a short one.
 const RAREST_TRIAL: u32 = 1024;
 /// The same, after a trial that ended well but not soon: the peer had to be woken up, and may be
 /// trying as well. One side adds one, so that their trials do not miss each other for ever.
@@ -67,8 +67,8 @@ const SLOW_PEER_TRIAL: u32 = 16;
 ///
 /// It keeps an account. A spin that finds something earns what it has saved, a spin in vain costs
 /// its length, and what is spun is never more than the credit. When there is none left, the only
-/// way to more is a trial, which sleeps that were short call for: each time after twice as many of
-/// them, until one finds something. So all that is ever spun in vain is what was earned, and the
+/// way to more is a trial, which a sleep that was short calls for: each time after twice as many
+/// sleeps, until one finds something. So all that is ever spun in vain is what was earned, and the
 /// trials.
 #[derive(Debug)]
 pub(crate) struct Patience {
@@ -78,7 +78,7 @@ pub(crate) struct Patience {
     credit: Duration,
     /// The credit is that of a trial.
     trial: bool,
-    /// How many short sleeps lie between the last trial and the next.
+    /// How many sleeps lie between the last trial and the next.
     interval: u32,
     /// How many of them are still to come.
     left: u32,
@@ -141,13 +141,21 @@ impl Patience {
         }
     }
 
-    /// A wait has ended well, after a sleep of this `time`.
-    pub(super) fn slept(&mut self, time: Duration) {
-        if !self.credit.is_zero() || time > SHORT_SLEEP {
+    /// Whether it matters how long the next sleep takes: a short one calls for a trial.
+    pub(super) fn times_the_sleep(&self) -> bool {
+        self.spin == Spin::Adaptive && self.credit.is_zero() && self.left <= 1
+    }
+
+    /// A wait has ended well, after a sleep of this `time`, if that mattered.
+    pub(super) fn slept(&mut self, time: Option<Duration>) {
+        if !self.credit.is_zero() {
             return;
         }
-        self.left = self.left.saturating_sub(1);
-        if self.left == 0 {
+        if self.left > 1 {
+            self.left -= 1;
+            return;
+        }
+        if time.is_some_and(|time| time <= SHORT_SLEEP) {
             (self.credit, self.trial) = (TRIAL, true);
             if keeps("trials-become-rare") {
                 self.interval = self.interval.saturating_mul(2).min(RAREST_TRIAL);

@@ -8,10 +8,11 @@
 use alloc::boxed::Box;
 use core::fmt;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use crate::HostError;
 use crate::guard::keeps;
-use crate::host::{EventChannel, EventChannels, Time};
+use crate::host::EventChannel;
 use crate::sync::AtomicU64;
 
 /// An event channel and everyone who waits on it.
@@ -75,19 +76,14 @@ impl Wakeups {
     /// Without threads nobody else waits.
     pub(super) fn interrupt(&self) {}
 
-    /// Sleeps until the generation is no longer `seen` or until `deadline`; may return earlier.
-    /// False: the deadline has passed and nothing has happened.
-    pub(super) fn sleep(
-        &self,
-        seen: u64,
-        deadline: Time,
-        clock: &dyn EventChannels,
-    ) -> Result<bool, HostError> {
+    /// Sleeps until the generation is no longer `seen`, at most so long; may return earlier. False:
+    /// nothing has happened.
+    pub(super) fn sleep(&self, seen: u64, most: Duration) -> Result<bool, HostError> {
         if self.generation() != seen {
             return Ok(true);
         }
-        self.port.sleep(Some(deadline))?;
-        Ok(self.take_event()? || clock.now() < deadline)
+        self.port.sleep(Some(most))?;
+        self.take_event()
     }
 }
 
@@ -105,42 +101,32 @@ impl Wakeups {
 
     /// Makes all who wait look again.
     pub(super) fn interrupt(&self) {
-        let seat = self.seat.lock();
+        let mut seat = self.seat.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.seat.call_followers();
+        seat.call_followers();
         // A leader that has not fallen asleep yet will find the bell rung.
         if seat.taken() && keeps("bell") {
             self.port.wake();
         }
     }
 
-    /// Sleeps until the generation is no longer `seen` or until `deadline`; may return earlier.
-    /// False: the deadline has passed and nothing has happened.
-    pub(super) fn sleep(
-        &self,
-        seen: u64,
-        deadline: Time,
-        clock: &dyn EventChannels,
-    ) -> Result<bool, HostError> {
-        let mut seat = self.seat.lock();
-        loop {
-            if self.generation() != seen && keeps("generation") {
-                return Ok(true);
-            }
-            let left = deadline.since(clock.now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            if seat.taken() {
-                seat = seat.follow(left);
-                continue;
-            }
-            let lead = seat.lead();
-            self.port.sleep(Some(deadline))?;
-            self.take_event()?;
-            // Rising wakes the followers, also when an error ends this early.
-            seat = lead.rise();
+    /// Sleeps until the generation is no longer `seen`, at most so long; may return earlier. False:
+    /// nothing has happened.
+    pub(super) fn sleep(&self, seen: u64, most: Duration) -> Result<bool, HostError> {
+        let seat = self.seat.lock();
+        if self.generation() != seen && keeps("generation") {
+            return Ok(true);
         }
+        if seat.taken() {
+            // The leader tells what happens. When it has left, whoever asks next leads.
+            seat.follow(most);
+        } else {
+            // Dropping it wakes the followers, also when an error ends this early.
+            let _lead = seat.lead();
+            self.port.sleep(Some(most))?;
+            self.take_event()?;
+        }
+        Ok(self.generation() != seen)
     }
 }
 
@@ -164,47 +150,54 @@ mod seat {
 
     #[derive(Default)]
     pub(super) struct Seat {
-        taken: Mutex<bool>,
+        state: Mutex<State>,
         changed: Condvar,
+    }
+
+    #[derive(Default)]
+    struct State {
+        taken: bool,
+        /// Somebody has followed since followers were called last: to wake them is a system call,
+        /// even if there are none.
+        followed: bool,
     }
 
     impl Seat {
         pub(super) fn lock(&self) -> Locked<'_> {
-            // Nothing panics while it is held; a poisoned flag would still be right.
+            // Nothing panics while it is held; a poisoned state would still be right.
             Locked {
-                taken: self.taken.lock().unwrap_or_else(PoisonError::into_inner),
+                state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
                 seat: self,
             }
-        }
-
-        pub(super) fn call_followers(&self) {
-            self.changed.notify_all();
         }
     }
 
     pub(super) struct Locked<'a> {
-        taken: MutexGuard<'a, bool>,
+        state: MutexGuard<'a, State>,
         seat: &'a Seat,
     }
 
     impl<'a> Locked<'a> {
         pub(super) fn taken(&self) -> bool {
-            *self.taken
+            self.state.taken
+        }
+
+        pub(super) fn call_followers(&mut self) {
+            if core::mem::take(&mut self.state.followed) {
+                self.seat.changed.notify_all();
+            }
         }
 
         /// Waits until the leader has something to tell or leaves, at most for `time`.
-        pub(super) fn follow(self, time: Duration) -> Locked<'a> {
-            let waited = self.seat.changed.wait_timeout(self.taken, time);
-            let (taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            Locked {
-                taken,
-                seat: self.seat,
-            }
+        pub(super) fn follow(mut self, time: Duration) {
+            self.state.followed = true;
+            let waited = self.seat.changed.wait_timeout(self.state, time);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
 
         /// Takes the seat, which must be free.
         pub(super) fn lead(mut self) -> Leading<'a> {
-            *self.taken = true;
+            self.state.taken = true;
             Leading { seat: self.seat }
         }
     }
@@ -214,19 +207,12 @@ mod seat {
         seat: &'a Seat,
     }
 
-    impl<'a> Leading<'a> {
-        pub(super) fn rise(self) -> Locked<'a> {
-            let seat = self.seat;
-            drop(self);
-            seat.lock()
-        }
-    }
-
     impl Drop for Leading<'_> {
         fn drop(&mut self) {
-            *self.seat.lock().taken = false;
+            let mut seat = self.seat.lock();
+            seat.state.taken = false;
             if keeps("hand-over") {
-                self.seat.call_followers();
+                seat.call_followers();
             }
         }
     }

@@ -165,9 +165,9 @@ impl EventChannel for BoundPort {
         }
     }
 
-    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+    fn sleep(&self, most: Option<Duration>) -> Result<(), HostError> {
         self.bell
-            .sleep(self.fd.as_fd(), deadline)
+            .sleep(self.fd.as_fd(), most)
             .map_err(|error| self.failed("wait for", error))
     }
 

@@ -25,6 +25,8 @@ pub struct Calls {
     pub take: AtomicU64,
     pub unmask: AtomicU64,
     pub sleep: AtomicU64,
+    /// Looks at the clock.
+    pub now: AtomicU64,
     /// Sending events fails while this is set.
     pub notify_fails: AtomicBool,
     /// While this is set, nothing ends a sleep but an event, another thread or a deadline that is near:
@@ -116,6 +118,7 @@ impl EventChannels for Through {
     }
 
     fn now(&self) -> Time {
+        self.calls.now.fetch_add(1, Relaxed);
         self.host.events().now()
     }
 
@@ -164,13 +167,12 @@ impl EventChannel for WatchedChannel {
         self.inner.unmask()
     }
 
-    fn sleep(&self, deadline: Option<Time>) -> Result<(), HostError> {
+    fn sleep(&self, most: Option<Duration>) -> Result<(), HostError> {
         self.calls.sleep.fetch_add(1, Relaxed);
         Calls::run(&self.calls.before_sleep, ());
         let never_looks = self.calls.never_looks.load(Relaxed);
-        let is_near = |deadline: Time| deadline.since(self.host.events().now()) < LOOK_INTERVAL / 2;
-        let deadline = deadline.filter(|deadline| !never_looks || is_near(*deadline));
-        self.inner.sleep(deadline)
+        let most = most.filter(|most| !never_looks || *most < LOOK_INTERVAL / 2);
+        self.inner.sleep(most)
     }
 
     fn wake(&self) {

@@ -29,6 +29,12 @@ enum Peer {
 /// A wake-up.
 const WAKE_UP: Duration = micros(50);
 
+/// A sleep, whose time is told if it matters.
+fn slept(patience: &mut Patience, time: Duration) {
+    let time = patience.times_the_sleep().then_some(time);
+    patience.slept(time);
+}
+
 /// One wait; gives the time that was spun in vain.
 fn wait(patience: &mut Patience, peer: Peer) -> Duration {
     let budget = patience.budget().unwrap();
@@ -39,15 +45,18 @@ fn wait(patience: &mut Patience, peer: Peer) -> Duration {
         }
         Peer::Quick(answer) => {
             patience.missed();
-            patience.slept(answer.saturating_sub(budget).max(micros(1)) + WAKE_UP);
+            slept(
+                patience,
+                answer.saturating_sub(budget).max(micros(1)) + WAKE_UP,
+            );
         }
         Peer::Shared => {
             patience.missed();
-            patience.slept(micros(8));
+            slept(patience, micros(8));
         }
         Peer::Idle => {
             patience.missed();
-            patience.slept(Duration::from_secs(1));
+            slept(patience, Duration::from_secs(1));
         }
     }
     budget
@@ -84,7 +93,7 @@ fn never_and_always_learn_nothing() {
             assert_eq!(patience.budget(), budget);
             patience.found(micros(1));
             patience.missed();
-            patience.slept(micros(5));
+            slept(&mut patience, micros(5));
         }
     }
 }
@@ -194,7 +203,7 @@ proptest! {
             } else {
                 patience.missed();
                 now += wake_up;
-                patience.slept(now - since[at] - budget);
+                slept(patience, now - since[at] - budget);
                 spun = 0;
             }
             now += work;
