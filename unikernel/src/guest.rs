@@ -4,6 +4,7 @@ use core::fmt;
 use core::future::poll_fn;
 use core::pin::pin;
 use core::task::Poll;
+use core::time::Duration;
 
 use unikernel_core::command_line::CommandLine;
 use unikernel_core::executor::Executor;
@@ -162,6 +163,10 @@ macro_rules! main {
     };
 }
 
+/// How often a server that waits for a client wakes up to look after its keys. The guest is never
+/// restored, and idle it is to use next to no processor time.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The life of the guest.
 pub(crate) fn live(given: Given) -> ! {
     shared_info::set_up(given.shared_info);
@@ -169,6 +174,7 @@ pub(crate) fn live(given: Given) -> ! {
     let port = given.store.port;
     let grants = GrantTable::new();
     let host = Host::new(grants.clone(), Events, GuestStore::new(given.store));
+    host.set_renewal_interval(RENEWAL_INTERVAL);
     if let Err(error) = power::set_up(&host, port) {
         println!("the toolstack's wishes will not be heard: {error}");
     }

@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::task::Waker;
-use core::time::Duration;
 
 use unikernel_core::store::{StoreEvents, StoreRing};
 use vchan::host::{Ongoing, Permissions, Request, Store, Time, Watch};
@@ -64,9 +63,6 @@ impl Store for GuestStore {
     }
 }
 
-/// How long a wait for XenStore sleeps at a time.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
 struct GuestWatch(Box<dyn Watch>);
 
 impl Watch for GuestWatch {
@@ -76,22 +72,23 @@ impl Watch for GuestWatch {
 
     fn wait(&self, deadline: Option<Time>) -> Result<bool, StoreError> {
         loop {
+            // First the event: what comes after the looks at the ring is another one, and ends the sleep.
+            if let Some(port) = power::port() {
+                events::take_of_store(port);
+            }
             power::obey().map_err(|error| {
                 let doing = "wait for a change in XenStore";
                 StoreError::new(StoreErrorKind::Refused, doing).detail(error.to_string())
             })?;
-            // Right before the sleep: what comes after this look ends it.
+            // Each look reads what is for the other, too. What that one has read for this is seen now;
+            // what this one reads for that came later, with an event.
             if self.0.take()? {
                 return Ok(true);
             }
-            let now = shared_info::now();
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            if deadline.is_some_and(|deadline| deadline <= shared_info::now()) {
                 return Ok(false);
             }
-            // This look may have read what is asked of the guest: so that is looked for, too.
-            let soon = now.after(LOOK_INTERVAL);
-            let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-            events::poll(power::port().as_slice(), Some(until));
+            events::poll(power::port().as_slice(), deadline);
         }
     }
 

@@ -474,7 +474,8 @@ impl Link {
         Ok(true)
     }
 
-    /// How long a wait may sleep before it looks again. `None`: the deadline has passed.
+    /// How long a wait may sleep before it looks again: who has no peer yet knows best. `None`: the
+    /// deadline has passed.
     ///
     /// The only look at the clock for a sleep, and there is none without a deadline: in many guests
     /// each is a system call.
@@ -485,7 +486,7 @@ impl Link {
         let left = deadline.since(self.host.events().now());
         if left.is_zero() && keeps("deadline") {
             None
-        } else if keeps("look-at-intervals") {
+        } else if keeps("look-at-intervals") && self.has_peer() {
             Some(left.min(PROBE_INTERVAL))
         } else {
             Some(left)

@@ -330,9 +330,15 @@ struct Parts {
     store: Box<dyn Store>,
     /// This domain's number as it was read last, else [`UNKNOWN`].
     domid: AtomicU32,
-    /// When a server may see to its keys again, in milliseconds: see [`Host::may_renew`].
+    /// How often a server sees to its keys, in milliseconds: see [`Host::renewal_interval`].
+    renewal_interval: AtomicU64,
+    /// Which time no server has taken for that yet, in milliseconds: see [`Host::renewal_turn`].
     next_renewal: AtomicU64,
 }
+
+/// How often a server that waits for a client sees to its keys, in milliseconds, unless the host wants
+/// it otherwise.
+const RENEWAL_INTERVAL: u64 = 2000;
 
 /// The least time between the renewals of two servers, in milliseconds.
 const RENEWAL_PACE: u64 = 20;
@@ -352,6 +358,7 @@ impl Host {
             events: Box::new(events),
             store: Box::new(store),
             domid: AtomicU32::new(UNKNOWN),
+            renewal_interval: AtomicU64::new(RENEWAL_INTERVAL),
             next_renewal: AtomicU64::new(0),
         };
         Host {
@@ -421,15 +428,49 @@ impl Host {
         Ok(domid)
     }
 
-    /// Whether one of this host's servers may see to its keys now: one after the other, so that
-    /// XenStore is asked no more often than 50 times a second, however many servers wait.
-    pub(crate) fn may_renew(&self, now: Time) -> bool {
-        let now = u64::try_from(now.0.as_millis()).unwrap_or(u64::MAX);
-        let turn = |next: u64| (next <= now).then(|| now.saturating_add(RENEWAL_PACE));
+    /// How often a server that waits for clients of dom0 looks whether its keys still stand: every two
+    /// seconds unless this is called. It has nothing else to wake up for, so this is what it costs to
+    /// wait. It is also how long a server may be without keys when XenStore has lost them, or without a
+    /// port when its domain was restored.
+    ///
+    /// Clients of other domains are looked after every two seconds at least: their domain may be
+    /// created after the keys, and cannot read them until then.
+    ///
+    /// ```no_run
+    /// # fn host() -> vchan::Host { unimplemented!() }
+    /// use std::time::Duration;
+    ///
+    /// let host = host();
+    /// host.set_renewal_interval(Duration::from_secs(10));
+    /// ```
+    pub fn set_renewal_interval(&self, interval: Duration) {
+        let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        // Relaxed: it orders nothing but itself.
+        (self.parts.renewal_interval).store(interval.max(RENEWAL_PACE), Ordering::Relaxed);
+    }
+
+    /// How often a server for clients of `peer` sees to its keys.
+    pub(crate) fn renewal_interval(&self, peer: DomId) -> Duration {
+        let interval = self.parts.renewal_interval.load(Ordering::Relaxed);
+        Duration::from_millis(if peer == DomId::DOM0 {
+            interval
+        } else {
+            interval.min(RENEWAL_INTERVAL)
+        })
+    }
+
+    /// When one of this host's servers may see to its keys, `now` at the earliest: one after the other,
+    /// so that XenStore is asked no more often than 50 times a second, however many servers wait. Each
+    /// call is given another time.
+    pub(crate) fn renewal_turn(&self, now: Time) -> Time {
+        let earliest = u64::try_from(now.0.as_millis()).unwrap_or(u64::MAX);
+        let take = |next: u64| Some(next.max(earliest).saturating_add(RENEWAL_PACE));
         let next = &self.parts.next_renewal;
         // Relaxed: it orders nothing but itself.
-        next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, turn)
-            .is_ok()
+        let taken = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        // It always takes one.
+        let (Ok(turn) | Err(turn)) = taken;
+        now.max(Time(Duration::from_millis(turn)))
     }
 
     /// Refuses a link to oneself: on some kernels gntalloc and gntdev crash on it.

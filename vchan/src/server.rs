@@ -16,9 +16,6 @@ use crate::publication::Publication;
 use crate::ring::{Bytes, Consumer, Producer};
 use crate::{DomId, Error, PortName, Spin, StorePath};
 
-/// How often a server that waits for a client sees to its keys.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(2);
-
 /// How long it sleeps at most while the store has not answered what it asked for that.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -123,6 +120,8 @@ struct Offer {
     channel: Channel,
     /// When to see to the keys again.
     renew_at: Time,
+    /// Whether that time is this server's turn among all those of the host.
+    is_turn: bool,
 }
 
 impl Server {
@@ -159,8 +158,8 @@ impl Server {
     /// A client that came and went in the meantime is returned as well: what it wrote can be read.
     ///
     /// The keys are looked after meanwhile: when xenstored was restarted and they are gone, they
-    /// are published again within some seconds. While the store is away or does not answer, waiting
-    /// goes on.
+    /// are published again within some seconds (see [`Host::set_renewal_interval`]). While the store
+    /// is away or does not answer, waiting goes on.
     ///
     /// # Errors
     /// As [`ServerBuilder::bind`] (a call after that tries again), and [`Error::PeerFault`], after
@@ -203,10 +202,7 @@ impl Server {
                 return Ok(channel);
             }
             let pause = self.pause(self.host.events().now());
-            let until = match (deadline, pause) {
-                (Some(deadline), Some(pause)) => Some(deadline.min(pause)),
-                (deadline, pause) => deadline.or(pause),
-            };
+            let until = Some(deadline.map_or(pause, |deadline| deadline.min(pause)));
             if !link.sleep(seen, until)? && until == deadline {
                 let (peer, path) = (self.peer, self.keys.base());
                 let waiting_for = format!("waiting for a client of domain {peer} at {path}");
@@ -241,10 +237,13 @@ impl Server {
         }
     }
 
-    /// Until when to sleep at most, to see what the store has answered.
-    pub(crate) fn pause(&self, now: Time) -> Option<Time> {
-        let renewing = (self.offered.iter()).any(|offer| offer.publication.is_renewing());
-        renewing.then(|| now.after(RENEWAL_PAUSE))
+    /// Until when to sleep at most: to see what the store has answered, or to ask it anew.
+    pub(crate) fn pause(&self, now: Time) -> Time {
+        match &self.offered {
+            Some(offer) if offer.publication.is_renewing() => now.after(RENEWAL_PAUSE),
+            Some(offer) => offer.renew_at,
+            None => now,
+        }
     }
 
     /// Looks once whether the client has come, and sees to the keys.
@@ -292,8 +291,13 @@ impl Server {
         let Some(offer) = &mut self.offered else {
             return Ok(());
         };
-        if offer.renew_at <= now && !offer.publication.is_renewing() && self.host.may_renew(now) {
-            offer.renew_at = now.after(RENEWAL_INTERVAL);
+        if offer.renew_at <= now && !offer.publication.is_renewing() && !offer.is_turn {
+            offer.renew_at = self.host.renewal_turn(now);
+            offer.is_turn = true;
+        }
+        if offer.renew_at <= now && !offer.publication.is_renewing() {
+            offer.renew_at = now.after(self.host.renewal_interval(self.peer));
+            offer.is_turn = false;
             // A domain that was restored or migrated has lost its ports: then this offer must not be
             // published again.
             if keeps("offer-stands")
@@ -410,11 +414,12 @@ impl Server {
         let mut channel = Channel::new(reader, writer, origin);
         channel.set_spin(self.spin);
         let publication = Publication::new(host, self.keys.clone(), owner, peer, published);
-        let renew_at = host.events().now().after(RENEWAL_INTERVAL);
+        let renew_at = (host.events().now()).after(host.renewal_interval(peer));
         Ok(Offer {
             publication,
             channel,
             renew_at,
+            is_turn: false,
         })
     }
 }

@@ -4,10 +4,14 @@
 
 mod common;
 
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
 use vchan::xenstore::codec::Kind;
-use vchan::{Channel, Client, ClientBuilder, DomId, Host, PortName, Server, StorePath};
+use vchan::{Channel, Client, ClientBuilder, DomId, Error, Host, PortName, Server, StorePath};
 
 use common::proxy::Proxy;
+use common::watched::watched;
 use common::{LONG, World, bounded, guest};
 
 /// All that a server asks that knows its own domain's number.
@@ -121,6 +125,37 @@ fn a_client_needs_no_more_than_two_wherever_the_keys_are() {
         assert_eq!(proxy.trips_made()[3..], [Kind::GET_PERMS; 2]);
         drop((first, second, servers, host));
         store.remove(&elsewhere).unwrap();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn a_server_that_waits_wakes_up_only_to_see_to_its_keys() {
+    bounded(|| {
+        let world = World::new();
+        let proxy = Proxy::start(&world.emulator, guest());
+        let (host, calls) = watched(&proxy.host(&world.emulator, guest()));
+        host.set_renewal_interval(LONG * 10);
+        let mut server = bind(&host, "idle");
+        let asked = proxy.requests();
+        // Longer than everybody's usual intervals.
+        let waited = server.accept_timeout(Duration::from_secs(3));
+        assert!(matches!(waited, Err(Error::TimedOut { .. })), "{waited:?}");
+        assert_eq!(proxy.requests(), asked);
+        let sleeps = calls.sleep.load(Relaxed);
+        assert!(sleeps < 3, "it woke up {sleeps} times");
+
+        // Another domain than dom0 may not have existed when the keys were made.
+        let peer = DomId::new(9).unwrap();
+        let mut for_another = Server::builder(&host, peer).bind().unwrap();
+        let asked = proxy.requests().len();
+        let until = Instant::now() + LONG;
+        while proxy.requests().len() == asked {
+            assert!(Instant::now() < until, "nobody looks after the keys");
+            let waited = for_another.accept_timeout(Duration::from_millis(100));
+            assert!(matches!(waited, Err(Error::TimedOut { .. })), "{waited:?}");
+        }
+        drop((server, for_another, host));
         world.assert_clean();
     });
 }

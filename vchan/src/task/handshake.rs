@@ -6,7 +6,6 @@ use core::task::Poll;
 use core::time::Duration;
 
 use super::{Channel, EventSource, Readiness, Runtime};
-use crate::endpoint::PROBE_INTERVAL;
 use crate::host::{Answers, Countdown, Host, Ongoing, Time, Watch};
 use crate::patience::{Patience, brief, with_grace};
 use crate::{ClientBuilder, Error, Server, ServerBuilder};
@@ -144,8 +143,7 @@ impl Server {
             // Then it is time to look whether the client's domain has come to exist, or what the
             // store says.
             let now = self.host().events().now();
-            let pause = self.pause(now).map(|pause| pause.since(now));
-            let mut look = runtime.sleep(pause.unwrap_or(PROBE_INTERVAL));
+            let mut look = runtime.sleep(self.pause(now).since(now));
             poll_fn(|cx| {
                 let mut take = || Ok(link.wakeups().take_polled()?);
                 match readiness.poll_take(cx.waker(), &mut take) {
