@@ -121,6 +121,8 @@ pub fn serve(
 /// Does what one client asks for. The order of the rings that it wants next, or `None` at the end.
 fn session(channel: Channel, counts: &Counts) -> Result<Option<Order>, Failure> {
     let mut peer = VchanPeer::new(channel, Mode::Blocking);
+    // Made before the client looks at its clock: it takes as long as moving a few MiB.
+    let (expected, mut buffer) = (Payload::new(READ), vec![0; READ]);
     loop {
         let mut bytes = [0; REQUEST];
         peer.recv(&mut bytes)?;
@@ -145,7 +147,8 @@ fn session(channel: Channel, counts: &Counts) -> Result<Option<Order>, Failure> 
             Request::Sink(load) => {
                 peer.set_mode(load.mode);
                 let before = counts.now();
-                let arrived = sink(&mut peer, load.size as u64 * load.count)?;
+                let total = load.size as u64 * load.count;
+                let arrived = sink(&mut peer, expected.clone(), &mut buffer, total)?;
                 let count = counts.now().since(before);
                 let numbers = [arrived.bytes(), count.notifications, count.system_calls];
                 peer.send(&numbers.map(u64::to_le_bytes).concat())?;
@@ -155,13 +158,18 @@ fn session(channel: Channel, counts: &Counts) -> Result<Option<Order>, Failure> 
     }
 }
 
-fn sink(peer: &mut VchanPeer, total: u64) -> Result<Arrived, Failure> {
-    let mut check = Payload::new(READ);
-    let mut buffer = vec![0; READ];
+/// Reads `total` bytes into `buffer`, as much of them as is there, and compares them with those of
+/// `check`.
+fn sink(
+    peer: &mut VchanPeer,
+    mut check: Payload,
+    buffer: &mut [u8],
+    total: u64,
+) -> Result<Arrived, Failure> {
     while check.total() < total {
         let most = usize::try_from(total - check.total())
-            .unwrap_or(READ)
-            .min(READ);
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         match peer.read(&mut buffer[..most])? {
             0 => break,
             count => check.check(&buffer[..count])?,
