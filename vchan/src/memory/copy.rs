@@ -7,26 +7,32 @@
 //! moment, and what it is copied to holds nothing else in the end.
 
 use core::ptr::NonNull;
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// The most bytes that are copied by a few moves, without a call.
 pub(crate) const SHORT: usize = 128;
 
 /// The most bytes that are copied from shared memory by a loop of wide moves. For a few thousand
 /// `memcpy` takes `rep movsb`, which begins slowly; beyond this it is the faster.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const MEDIUM_FROM: usize = 4096;
 
 /// The same to shared memory. There `rep movsb` pays earlier: the lines were last in the cache of
 /// the peer's processor, and it overwrites them whole without fetching what they hold.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const MEDIUM_TO: usize = 2048;
 
 /// Copies from shared memory: `from` is readable for `to.len()` bytes. False: there are none. (To
 /// say so here costs nothing but where bytes are copied one by one.)
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 pub(super) fn from_shared(from: NonNull<u8>, to: &mut [u8]) -> bool {
     copy::<MEDIUM_FROM>(from.as_ptr(), to.as_mut_ptr(), to.len())
 }
 
 /// Copies to shared memory: `to` is writable for `from.len()` bytes. False: there are none.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 pub(super) fn to_shared(from: &[u8], to: NonNull<u8>) -> bool {
     copy::<MEDIUM_TO>(from.as_ptr(), to.as_ptr(), from.len())
@@ -34,6 +40,7 @@ pub(super) fn to_shared(from: &[u8], to: NonNull<u8>) -> bool {
 
 /// Both are valid for `len` bytes and do not overlap (one is private); the callers above are the
 /// only ones.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 fn copy<const MEDIUM: usize>(from: *const u8, to: *mut u8, len: usize) -> bool {
     if len <= SHORT {
@@ -240,29 +247,29 @@ fn copy_long(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// Both are valid for `len` bytes and do not overlap.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-fn copy_short(from: *const u8, to: *mut u8, len: usize) -> bool {
-    copy_long(from, to, len);
-    len > 0
-}
-
-/// Both are valid for `len` bytes and do not overlap.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-fn copy_medium(from: *const u8, to: *mut u8, len: usize) {
-    copy_long(from, to, len);
-}
-
-/// Both are valid for `len` bytes and do not overlap.
+/// Copies from shared memory: `from` is readable for `to.len()` bytes. False: there are none.
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 #[allow(unsafe_code, reason = "see UNSAFETY above")]
-fn copy_long(from: *const u8, to: *mut u8, len: usize) {
-    use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-    for i in 0..len {
-        // SAFETY: `i` is below `len`, so both bytes are valid; relaxed atomic accesses may race.
-        unsafe {
-            let byte = AtomicU8::from_ptr(from.add(i).cast_mut()).load(Relaxed);
-            AtomicU8::from_ptr(to.add(i)).store(byte, Relaxed);
-        }
+pub(super) fn from_shared(from: NonNull<u8>, to: &mut [u8]) -> bool {
+    for (i, byte) in to.iter_mut().enumerate() {
+        // SAFETY: `i` is below the length.
+        let at = unsafe { from.add(i) };
+        // SAFETY: the byte is readable, and all who touch it here do so atomically. (It may be in a
+        // read-only mapping: a load is a plain load there, as in `mapped`.)
+        *byte = unsafe { AtomicU8::from_ptr(at.as_ptr()) }.load(Relaxed);
     }
+    !to.is_empty()
+}
+
+/// Copies to shared memory: `to` is writable for `from.len()` bytes. False: there are none.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[allow(unsafe_code, reason = "see UNSAFETY above")]
+pub(super) fn to_shared(from: &[u8], to: NonNull<u8>) -> bool {
+    for (i, byte) in from.iter().enumerate() {
+        // SAFETY: `i` is below the length.
+        let at = unsafe { to.add(i) };
+        // SAFETY: the byte is writable, and all who touch it here do so atomically.
+        unsafe { AtomicU8::from_ptr(at.as_ptr()) }.store(*byte, Relaxed);
+    }
+    !from.is_empty()
 }
