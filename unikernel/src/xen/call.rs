@@ -74,6 +74,17 @@ pub(super) unsafe fn operation<T>(
     unsafe { hypercall(call, number, argument, 0, 0) }
 }
 
+/// What the processor, or a hypervisor in its name, says at a leaf of CPUID.
+#[allow(unsafe_code, reason = "see UNSAFETY above")]
+#[allow(
+    unused_unsafe,
+    reason = "it is unsafe in Rust 1.88, and no more in 1.95"
+)]
+fn cpuid(leaf: u32) -> core::arch::x86_64::CpuidResult {
+    // SAFETY: every processor with long mode has the instruction, and it changes nothing else.
+    unsafe { core::arch::x86_64::__cpuid(leaf) }
+}
+
 /// Has Xen fill the hypercall page. For PVH; a PV guest is started with a page that is filled.
 #[allow(unsafe_code, reason = "see UNSAFETY above")]
 pub(crate) fn set_up_page() {
@@ -82,12 +93,12 @@ pub(crate) fn set_up_page() {
     let base = (FIRST..FIRST + 0x1_0000)
         .step_by(0x100)
         .find(|&leaf| {
-            let found = core::arch::x86_64::__cpuid(leaf);
+            let found = cpuid(leaf);
             let name = [found.ebx, found.ecx, found.edx].map(u32::to_le_bytes);
             name.as_flattened() == b"XenVMMXenVMM"
         })
         .unwrap_or(FIRST);
-    let register = core::arch::x86_64::__cpuid(base + 2).ebx;
+    let register = cpuid(base + 2).ebx;
     let page = (&raw const unikernel_hypercall_page).addr();
     // SAFETY: the register is the one by which Xen is told where to put the hypercalls, and the
     // page is set aside for them.
