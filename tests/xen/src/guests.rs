@@ -150,6 +150,28 @@ impl Guest {
         Ok(())
     }
 
+    /// Waits until the server in the guest has published, or until the guest has said `words`; true
+    /// means the first. The domain may end then.
+    pub fn wait_for_server_or(&self, words: &str, limit: Duration) -> Result<bool> {
+        let until = program::latest(limit);
+        let path = self.path("vchan");
+        loop {
+            if store::keys(&path)?.is_some() {
+                return Ok(true);
+            }
+            let said = console_of(&self.name);
+            if said.contains(words) {
+                return Ok(false);
+            }
+            ensure!(
+                Instant::now() < until,
+                "{} has neither published nor said {words:?}:\n{said}",
+                self.name
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Waits until the guest's name is another domain's, which it is from then on.
     pub fn wait_for_successor(&mut self, limit: Duration) -> Result<()> {
         let until = program::latest(limit);
@@ -169,6 +191,12 @@ impl Guest {
     pub fn processor_time(&self) -> Result<f64> {
         let [.., time] = listing(&self.name)?;
         Ok(time.parse()?)
+    }
+
+    /// How many MiB of memory it has, by what `xl list` says.
+    pub fn memory(&self) -> Result<u32> {
+        let [_, _, memory, ..] = listing(&self.name)?;
+        Ok(memory.parse()?)
     }
 
     /// Waits until the domain has ended as crashed. It must have been told to stay then.
@@ -334,6 +362,35 @@ pub fn mapped_grants() -> Result<usize> {
         "Xen's list of grants is cut off"
     );
     Ok(dump.lines().filter(|line| line.contains("[0x")).count())
+}
+
+/// How many event channels there are in all domains, by what Xen says in its log.
+pub fn event_channels() -> Result<usize> {
+    let limit = Duration::from_secs(20);
+    let dump = program::run(&["xl", "debug-keys", "e"], &[], limit)?;
+    dump.successful("xl debug-keys")?;
+    let log = program::run(&["xl", "dmesg"], &[], limit)?.successful("xl dmesg")?;
+    let log = log.stdout_text();
+    let (_, dump) = log
+        .rsplit_once("dumping event-channel info")
+        .context("Xen does not list its event channels")?;
+    let count = dump.lines().filter(|line| line.contains("]: s=")).count();
+    // dom0 has some of its own.
+    ensure!(count > 0, "Xen's list of event channels is empty:\n{dump}");
+    Ok(count)
+}
+
+/// How many MiB of the machine's memory Xen has given out or uses itself.
+pub fn memory_in_use() -> Result<u64> {
+    let ended = program::run(&["xl", "info"], &[], Duration::from_secs(20))?;
+    let info = ended.successful("xl info")?.stdout_text();
+    let number = |key: &str| -> Result<u64> {
+        let line = info.lines().find(|line| line.starts_with(key));
+        let value = line.and_then(|line| line.split_once(':'));
+        let (_, value) = value.with_context(|| format!("xl info has no {key}"))?;
+        Ok(value.trim().parse()?)
+    };
+    Ok(number("total_memory")? - number("free_memory")?)
 }
 
 /// Starts Xen's own log afresh.

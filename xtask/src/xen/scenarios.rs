@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::console::{Line, Machine};
 use super::packages::Packages;
@@ -16,6 +16,10 @@ use crate::report::Tally;
 
 /// Beyond a scenario's own limit, for the machine to report it.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// How many guests `long/cycles` creates and destroys. As a word for dom0's kernel it becomes part of
+/// the environment of the first program there.
+const LIVES: &str = "VCHAN_CYCLES";
 
 /// The names of the scenarios, from the program that runs them. Built as for this machine, so
 /// that they can be counted where real Xen cannot run.
@@ -35,7 +39,11 @@ pub fn run(packages: &Packages, part: &str) -> Result<Tally> {
     if part.contains(|c: char| !(c.is_ascii_alphanumeric() || "-/_,".contains(c))) {
         bail!("{part:?} is no part of a scenario's name");
     }
-    let words = format!("rig=test scenarios={part}");
+    let mut words = format!("rig=test scenarios={part}");
+    if let Ok(lives) = std::env::var(LIVES) {
+        let lives: u32 = lives.parse().context(LIVES)?;
+        words = format!("{words} {LIVES}={lives}");
+    }
     Ok(in_one_boot(packages, &words, Clock::Real, names)?.0)
 }
 
@@ -51,8 +59,7 @@ pub fn soak(packages: &Packages, kind: &str, gib: f64, seed: u64) -> Result<Tall
 /// The scenarios that take too long to be run each time; `lives` is how many guests are created and
 /// destroyed one after the other.
 pub fn long(packages: &Packages, lives: u32) -> Result<Tally> {
-    // The kernel gives such words to its first program as its environment.
-    let words = format!("rig=test scenarios=long/ VCHAN_CYCLES={lives}");
+    let words = format!("rig=test scenarios=long/ {LIVES}={lives}");
     Ok(in_one_boot(packages, &words, Clock::Real, names("long/")?)?.0)
 }
 

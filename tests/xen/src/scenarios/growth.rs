@@ -10,8 +10,12 @@ use crate::{guests, program, store};
 /// How long something that was destroyed may still be there.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Does it once, counts what is held then, does it `rounds` times more, and counts again.
-pub(super) fn grows_not(rounds: u32, mut once: impl FnMut() -> Result<()>) -> Result<()> {
+/// What is counted, and how much of it there is.
+pub(super) type Held = [(&'static str, usize); 9];
+
+/// Does it once, counts what is held then, does it `rounds` times more, and counts again. Gives what
+/// is held in the end.
+pub(super) fn grows_not(rounds: u32, mut once: impl FnMut() -> Result<()>) -> Result<Held> {
     once()?;
     let first = held()?;
     for round in 1..=rounds {
@@ -26,7 +30,7 @@ pub(super) fn grows_not(rounds: u32, mut once: impl FnMut() -> Result<()>) -> Re
             .zip(&first)
             .all(|(last, first)| last.1 <= first.1)
         {
-            return Ok(());
+            return Ok(last);
         }
         ensure!(
             Instant::now() < until,
@@ -37,7 +41,7 @@ pub(super) fn grows_not(rounds: u32, mut once: impl FnMut() -> Result<()>) -> Re
 }
 
 /// What this process and the host have in use.
-fn held() -> Result<[(&'static str, usize); 7]> {
+fn held() -> Result<Held> {
     let links = fs::read_dir("/proc/self/fd")?.filter_map(|entry| {
         let target = fs::read_link(entry.ok()?.path()).ok()?;
         Some(target.to_string_lossy().into_owned())
@@ -52,9 +56,21 @@ fn held() -> Result<[(&'static str, usize); 7]> {
         ("nodes in XenStore", store::count()?),
         ("domains", guests::listed()?),
         ("mapped grants in all domains", guests::mapped_grants()?),
+        ("event channels in all domains", guests::event_channels()?),
+        // One for each guest stays behind in dom0, until that guest ends.
+        ("processes called xl", processes_called("xl")?),
         ("descriptors of xenstored", descriptors_of("xenstored")?),
         ("descriptors of xenconsoled", descriptors_of("xenconsoled")?),
     ])
+}
+
+fn processes_called(name: &str) -> Result<usize> {
+    let names = fs::read_dir("/proc")?.filter_map(|entry| {
+        let name = fs::read_to_string(entry.ok()?.path().join("comm"));
+        // What is no process has none, nor has one that has just ended.
+        Some(name.ok()?.trim().to_owned())
+    });
+    Ok(names.filter(|other| other == name).count())
 }
 
 fn descriptors_of(daemon: &str) -> Result<usize> {
@@ -68,9 +84,12 @@ pub(super) fn memory_of(daemon: &str) -> Result<u64> {
     number_after(&status, "RssAnon:")
 }
 
-/// KiB of memory that dom0 could give to whoever asks.
-pub(super) fn available() -> Result<u64> {
-    number_after(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")
+/// KiB of memory that dom0 could not give to whoever asks, without what it only remembers.
+pub(super) fn dom0_in_use() -> Result<u64> {
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    let all = number_after(&memory, "MemTotal:")?;
+    Ok(all.saturating_sub(number_after(&memory, "MemAvailable:")?))
 }
 
 fn number_after(text: &str, word: &str) -> Result<u64> {

@@ -144,6 +144,7 @@ fn open_close(kind: Kind) -> Result<()> {
         open_and_close(&host, &guest)?;
         store::wait_for_keys(&path, true, PATIENCE)
     })
+    .map(drop)
 }
 
 fn open_and_close(host: &Host, guest: &Guest) -> Result<()> {

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::echo_guest::connected;
 use super::hostile::{busy_shutdown, hostile_clients};
-use super::{HALF_A_MINUTE, OfGuest, expect_answer, node_cli, through_the_echo, vchan_peer};
+use super::{
+    HALF_A_MINUTE, OfGuest, expect_answer, expect_refusal, node_cli, through_the_echo, vchan_peer,
+};
 use crate::guests::{Guest, Kind, Which};
 use crate::program::Program;
 use crate::{program, store};
@@ -14,7 +16,9 @@ use crate::{program, store};
 pub(super) const SCENARIOS: &[OfGuest] = &[
     ("created-again", 60, created_again),
     ("console", 30, console),
+    ("smallest-memory", 300, smallest_memory),
     ("suspend-refused", 60, suspend_refused),
+    ("xl-save-refused", 240, xl_save_refused),
     ("xl-shutdown", 60, xl_shutdown),
     ("xl-reboot", 180, xl_reboot),
     ("ring-orders", 300, ring_orders),
@@ -74,6 +78,30 @@ fn suspend_refused(which: Which) -> Result<()> {
     expect_answer(ended, "HELLO AGAIN\n")
 }
 
+/// With a client connected, which notices nothing.
+///
+/// xl asks a PVH guest, and gives up after a minute. Of a PV guest it wants the list of its frames
+/// first, which this one does not give.
+fn xl_save_refused(which: Which) -> Result<()> {
+    const SAVED: &str = "/tmp/saved-unikernel";
+    let name = format!("unsaved-{}", which.kind);
+    let guest = Guest::unikernel(&name, which.kind, "echo-guest", 4, "")?;
+    guest.wait_for_server()?;
+    let mut client = connected(&guest)?;
+    let save = ["xl", "save", &name, SAVED];
+    let ended = program::run(&save, &[], Duration::from_secs(180))?;
+    // There may be a part of it.
+    let _ = std::fs::remove_file(SAVED);
+    expect_refusal(&ended, &["failed to save domain"])?;
+    if which.kind == Kind::Pvh {
+        guest.wait_for_words("suspend is asked for and refused", HALF_A_MINUTE)?;
+    }
+    client.send(b"still there\n")?;
+    client.expect_output("STILL THERE\n", HALF_A_MINUTE)?;
+    client.finish(HALF_A_MINUTE)?.successful("node-cli")?;
+    guest.destroy()
+}
+
 /// With a client connected: the guest closes the channel before it ends.
 fn xl_shutdown(which: Which) -> Result<()> {
     let guest = which.running()?;
@@ -97,16 +125,52 @@ fn ring_orders(which: Which) -> Result<()> {
         let extra = format!("read-size={read} write-size={write}");
         let guest = Guest::unikernel("rings", which.kind, "echo-guest", 8, &extra)?;
         guest.wait_for_server()?;
-        let path = guest.path("vchan");
-        let arguments = ["bulk", "client", &guest.domid, &path, "-n", "100000"];
-        vchan_peer(&arguments, &[], Duration::from_secs(60))?
-            .successful("the C client")
-            .with_context(|| extra.clone())?;
-        let ended = node_cli(&[&guest.domid], b"hello from dom0\n", HALF_A_MINUTE)?;
-        expect_answer(ended, "HELLO FROM DOM0\n").with_context(|| extra)?;
+        echo_of_both_libraries(&guest).context(extra)?;
         guest.destroy()?;
     }
     Ok(())
+}
+
+/// The memory with which the echo is promised to run: both clients, and rings of every order, the
+/// same in both directions, up to the first that does not fit. That one the guest refuses by name.
+fn smallest_memory(which: Which) -> Result<()> {
+    let memory = match which.kind {
+        Kind::Pv => 4,
+        Kind::Pvh => 2,
+    };
+    let name = format!("smallest-{}", which.kind);
+    let mut fit = Vec::new();
+    for order in 10..=20 {
+        let size = 1 << order;
+        let extra = format!("read-size={size} write-size={size}");
+        let guest = Guest::unikernel(&name, which.kind, "echo-guest", memory, &extra)?;
+        let has = guest.memory()?;
+        ensure!(has <= memory, "xl list says {has} MiB");
+        let serves = guest.wait_for_server_or("error: cannot share ", HALF_A_MINUTE)?;
+        if serves {
+            echo_of_both_libraries(&guest).context(extra)?;
+            fit.push(order);
+        } else {
+            guest.wait_for_words("memory=", HALF_A_MINUTE)?;
+        }
+        guest.destroy()?;
+        if !serves {
+            break;
+        }
+    }
+    println!("note: with {memory} MiB there is room for two rings of the orders {fit:?}");
+    // The echo's own is 13.
+    ensure!(fit.last() >= Some(&13), "only the orders {fit:?} fit");
+    Ok(())
+}
+
+/// A C client with streams, then the session.
+fn echo_of_both_libraries(guest: &Guest) -> Result<()> {
+    let path = guest.path("vchan");
+    let arguments = ["bulk", "client", &guest.domid, &path, "-n", "100000"];
+    vchan_peer(&arguments, &[], Duration::from_secs(60))?.successful("the C client")?;
+    let ended = node_cli(&[&guest.domid], b"hello from dom0\n", HALF_A_MINUTE)?;
+    expect_answer(ended, "HELLO FROM DOM0\n")
 }
 
 /// So many bytes there and back, through rings of the greatest size.
