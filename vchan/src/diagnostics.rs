@@ -4,7 +4,6 @@
 
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::Write as _;
 
 use crate::layout::{GRANTS, Ring};
@@ -69,8 +68,11 @@ fn ring_grants(handshake: &Handshake) -> impl Iterator<Item = u32> {
 fn hex_dump(bytes: &[u8]) -> String {
     let mut text = String::new();
     for line in bytes.chunks(16) {
-        let digits: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-        let _ = writeln!(text, "    {}", digits.join(" "));
+        text.push_str("   ");
+        for byte in line {
+            let _ = write!(text, " {byte:02x}");
+        }
+        text.push('\n');
     }
     text
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::guard::keeps;
 use crate::host::{GrantRef, Host, NodeAccess, Permissions, Port, Reply, Request};
-use crate::patience::{Patience, ask};
+use crate::patience::{Patience, ask, have_done};
 use crate::{
     BadKey, DomId, Error, ForeignKey, InvalidPath, PortName, StoreError, StoreErrorKind, StorePath,
 };
@@ -135,10 +135,7 @@ impl Keys {
             return Ok(());
         }
         let removals = [&self.event_channel, &self.ring_ref].map(Request::Remove);
-        for removed in ask(host, patience, removals).await? {
-            removed?;
-        }
-        Ok(())
+        have_done(host, patience, &removals).await
     }
 
     /// Whether one of them may be among a node's children. A list that is too long to be told, or

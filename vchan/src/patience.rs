@@ -87,6 +87,18 @@ pub(crate) async fn ask_all(
     }
 }
 
+/// Makes several requests at once, each of which must succeed.
+pub(crate) async fn have_done(
+    host: &Host,
+    patience: &impl Patience,
+    requests: &[Request<'_>],
+) -> Result<(), Error> {
+    for done in ask_all(host, patience, requests).await? {
+        done?;
+    }
+    Ok(())
+}
+
 /// What a future gives that waits in place.
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     let mut context = Context::from_waker(Waker::noop());

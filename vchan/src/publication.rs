@@ -10,7 +10,7 @@ use core::time::Duration;
 use crate::guard::keeps;
 use crate::host::{Answers, Host, NodeAccess, Ongoing, Permissions, Reply, Request};
 use crate::keys::{Keys, Published};
-use crate::patience::{Blocking, Patience, ask, ask_all, at_once};
+use crate::patience::{Blocking, Patience, ask, ask_all, at_once, have_done};
 use crate::{DomId, Error, StoreError, StoreErrorKind, StorePath};
 
 /// How long who drops a publication waits for a store that does not answer.
@@ -120,10 +120,7 @@ impl Publication {
             return Err(error.into());
         }
         self.permissions.owner = owner;
-        for permitted in ask(&self.host, patience, self.permits()).await? {
-            permitted?;
-        }
-        Ok(())
+        have_done(&self.host, patience, &self.permits()).await
     }
 
     fn values(&self) -> [String; 2] {
@@ -261,7 +258,7 @@ impl Publication {
         }
         self.stage = Stage::Leaving;
         let keys = [self.keys.event_channel(), self.keys.ring_ref()];
-        let found = ask(&self.host, patience, keys.map(Request::Read)).await?;
+        let found = ask_all(&self.host, patience, &keys.map(Request::Read)).await?;
         let [ring_ref, event_channel] = self.values();
         let mut removals = Vec::new();
         for ((key, ours), found) in keys.into_iter().zip([event_channel, ring_ref]).zip(found) {
@@ -307,10 +304,7 @@ impl Publication {
             paths = vec![directory];
         }
         let removals: Vec<_> = paths.iter().map(Request::Remove).collect();
-        for removed in ask_all(&self.host, patience, &removals).await? {
-            removed?;
-        }
-        Ok(())
+        have_done(&self.host, patience, &removals).await
     }
 
     /// The directory above, if only vchans have it.

@@ -131,7 +131,9 @@ impl<D: Dial> Ongoing for Batch<D> {
         if let Some(connection) = self.connection.clone() {
             let drained = connection.push();
             for asked in &mut self.asked {
-                asked.receive(&connection, |id| connection.take_answer(id));
+                if let Some((id, watch)) = asked.sent() {
+                    asked.receive(&connection, watch, connection.take_answer(id));
+                }
             }
             // No edge tells of what is left.
             if !drained && let Some(waker) = &self.waker {
@@ -151,7 +153,10 @@ impl<D: Dial> Ongoing for Batch<D> {
         if let Some(connection) = self.connection.clone() {
             let mut limit = Countdown::new(deadline.since(now));
             for asked in &mut self.asked {
-                asked.receive(&connection, |id| connection.wait_answer(id, &mut limit));
+                if let Some((id, watch)) = asked.sent() {
+                    let answer = connection.wait_answer(id, &mut limit);
+                    asked.receive(&connection, watch, answer);
+                }
             }
         }
         self.abandon();
@@ -215,16 +220,22 @@ impl Asked {
         }
     }
 
-    /// Takes the answer, if `answer` gives it.
+    /// Its number and that of its watch, if it has been sent and has no answer yet.
+    fn sent(&self) -> Option<(u32, Option<u64>)> {
+        match self.progress {
+            Progress::Sent(id, watch) => Some((id, watch)),
+            _ => None,
+        }
+    }
+
+    /// Takes the answer, if it is there.
     fn receive(
         &mut self,
         connection: &Arc<impl Carrier>,
-        answer: impl FnOnce(u32) -> Result<Option<Answer>, Failure>,
+        watch: Option<u64>,
+        answer: Result<Option<Answer>, Failure>,
     ) {
-        let Progress::Sent(id, watch) = self.progress else {
-            return;
-        };
-        let reply = match answer(id) {
+        let reply = match answer {
             Ok(None) => return,
             Ok(Some(answer)) => encoding::decode(self.encoded.kind, answer, &self.encoded.doing),
             Err(failure) => {
