@@ -48,48 +48,66 @@ pub fn free<'a>(
     taken: &'a [Range<u64>],
     limit: u64,
 ) -> impl Iterator<Item = Range<u64>> + 'a {
-    let pieces = map
-        .iter()
-        .enumerate()
-        .filter(|(_, piece)| piece.kind == RAM);
-    pieces.flat_map(move |(n, piece)| {
-        // What an earlier piece has given is not given again.
-        let others = map.iter().enumerate();
-        let blockers = others
-            .filter(move |(m, other)| other.kind != RAM || *m < n)
-            .map(|(_, other)| other.range())
-            .chain(taken.iter().cloned());
-        Gaps {
-            rest: first_page(piece.start)..piece.range().end.min(limit),
-            blockers,
-        }
-    })
+    Free {
+        map,
+        taken,
+        limit,
+        next: 0,
+        rest: 0..0,
+    }
 }
 
-/// The whole pages of `rest` that no blocker touches.
-struct Gaps<B> {
+/// What [`free`] goes through.
+struct Free<'a> {
+    map: &'a [Piece],
+    taken: &'a [Range<u64>],
+    limit: u64,
+    /// How many pieces have been begun.
+    next: usize,
+    /// What of the last one is still to be looked at.
     rest: Range<u64>,
-    blockers: B,
 }
 
-impl<B: Iterator<Item = Range<u64>> + Clone> Iterator for Gaps<B> {
+impl Free<'_> {
+    /// The first that makes something of the rest unusable.
+    fn blocker(&self) -> Option<Range<u64>> {
+        let mut first: Option<Range<u64>> = None;
+        let mut consider = |range: Range<u64>| {
+            let Range { start, end } = self.rest;
+            let is_ahead = range.start < range.end && range.start < end && range.end > start;
+            if is_ahead && first.as_ref().is_none_or(|first| range.start < first.start) {
+                first = Some(range);
+            }
+        };
+        for (n, piece) in self.map.iter().enumerate() {
+            // What an earlier piece has given is not given again.
+            if piece.kind != RAM || n + 1 < self.next {
+                consider(piece.range());
+            }
+        }
+        for range in self.taken {
+            consider(range.clone());
+        }
+        first
+    }
+}
+
+impl Iterator for Free<'_> {
     type Item = Range<u64>;
 
     fn next(&mut self) -> Option<Range<u64>> {
         loop {
             let Range { start, end } = self.rest;
-            // Less than a page is left.
             if end.saturating_sub(start) < PAGE {
-                return None;
+                // Less than a page is left.
+                let piece = self.map.get(self.next)?;
+                self.next += 1;
+                if piece.kind == RAM {
+                    self.rest = first_page(piece.start)..piece.range().end.min(self.limit);
+                }
+                continue;
             }
-            let ahead = |range: &Range<u64>| {
-                range.start < range.end && range.start < end && range.end > start
-            };
-            let next = self.blockers.clone().filter(ahead).min_by_key(|b| b.start);
-            let Some(blocker) = next else {
-                self.rest = end..end;
-                return Some(start..end & !(PAGE - 1));
-            };
+            let blocker = self.blocker().unwrap_or(end..end);
             self.rest.start = first_page(blocker.end);
             let gap = start..blocker.start & !(PAGE - 1);
             if gap.start < gap.end {
