@@ -20,7 +20,8 @@ use vchan_emulator::Emulator;
 
 use crate::common::LONG;
 
-/// Where the store dies: before it does what a message asks for, or before it says that it has.
+/// Where the store dies: before it does what a message asks for, or before it says that it has. It has
+/// done, and said that it has, all that was asked for before, and does nothing after that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
     BeforeRequest,
@@ -43,10 +44,14 @@ struct Inner {
     sockets: Vec<UnixStream>,
     /// Whether replies are kept back.
     holds: bool,
+    /// How often it has started.
+    life: u32,
     /// Requests until the store dies, and how.
     death: Option<(u32, Death)>,
-    /// The next reply is the one that is not sent.
-    mute: bool,
+    /// It dies once there are no more replies to come, and how.
+    dying: Option<Death>,
+    /// Requests that were passed on and have no reply yet.
+    unanswered: usize,
     /// What was asked for since it started.
     requests: Vec<Kind>,
     /// How many requests the next round trips have; none are passed on before all of one are there.
@@ -162,12 +167,14 @@ impl Proxy {
         let listener = UnixListener::bind(&self.place).unwrap();
         *inner = Inner {
             listener: Some(listener.try_clone().unwrap()),
+            life: inner.life + 1,
             ..Inner::default()
         };
-        let state = Arc::clone(&self.state);
+        let (state, life) = (Arc::clone(&self.state), inner.life);
         thread::spawn(move || {
+            // Who connected in time is still let in after a death.
             while let Ok((client, _)) = listener.accept() {
-                state.serve(client);
+                state.serve(client, life);
             }
         });
     }
@@ -184,13 +191,13 @@ impl State {
         self.inner.lock().unwrap()
     }
 
-    fn serve(self: &Arc<State>, client: UnixStream) {
+    fn serve(self: &Arc<State>, client: UnixStream, life: u32) {
         // The emulated host may have ended with the test.
         let Ok(store) = UnixStream::connect(&self.target) else {
             return;
         };
         let mut inner = self.lock();
-        if inner.listener.is_none() {
+        if !inner.lives(life) {
             return;
         }
         for socket in [&client, &store] {
@@ -200,7 +207,7 @@ impl State {
             let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
             let state = Arc::clone(self);
             thread::spawn(move || {
-                state.relay(&from, &to, requests);
+                state.relay(&from, &to, requests, life);
                 // One end is gone: so is the other.
                 _ = from.shutdown(Shutdown::Both);
                 _ = to.shutdown(Shutdown::Both);
@@ -215,7 +222,7 @@ impl State {
         }
     }
 
-    fn relay(&self, mut from: &UnixStream, mut to: &UnixStream, requests: bool) {
+    fn relay(&self, mut from: &UnixStream, mut to: &UnixStream, requests: bool, life: u32) {
         let mut decoder = Decoder::new();
         let mut bytes = [0; 4096];
         loop {
@@ -224,24 +231,27 @@ impl State {
                 Ok(count) => decoder.push(&bytes[..count]),
             }
             while let Some(message) = decoder.next_message().unwrap() {
-                let passes = if requests {
-                    self.lock().request_passes(message.kind)
-                } else {
+                if !requests {
                     self.wait_while_held();
-                    message.kind == Kind::WATCH_EVENT || self.lock().reply_passes()
-                };
-                if !passes {
+                }
+                let mut inner = self.lock();
+                // The store that this was for, or came from, may be dead.
+                if !inner.lives(life) {
                     return;
                 }
                 let messages = if requests {
-                    self.lock().gather(message)
+                    inner.request(message)
                 } else {
-                    vec![message]
+                    inner.reply(message)
                 };
                 for message in messages {
                     if to.write_all(&message.encode().unwrap()).is_err() {
                         return;
                     }
+                }
+                // What was said before its death arrives.
+                if inner.dying.is_some() && inner.unanswered == 0 {
+                    inner.kill();
                 }
             }
         }
@@ -249,22 +259,41 @@ impl State {
 }
 
 impl Inner {
-    fn request_passes(&mut self, kind: Kind) -> bool {
-        self.requests.push(kind);
+    /// Whether it is alive, and has been since it started for the time with this number.
+    fn lives(&self, life: u32) -> bool {
+        self.life == life && self.listener.is_some()
+    }
+
+    /// What is passed on of a request, or now that it has come.
+    fn request(&mut self, request: Message) -> Vec<Message> {
+        if self.dying.is_some() {
+            return Vec::new();
+        }
+        self.requests.push(request.kind);
         match &mut self.death {
             Some((0, death)) => {
-                self.mute = *death == Death::BeforeReply;
-                if !self.mute {
-                    self.kill();
+                self.dying = Some(*death);
+                if *death == Death::BeforeRequest {
+                    return Vec::new();
                 }
-                self.mute
             }
-            Some((rest, _)) => {
-                *rest -= 1;
-                true
-            }
-            None => true,
+            Some((rest, _)) => *rest -= 1,
+            None => {}
         }
+        let messages = self.gather(request);
+        self.unanswered += messages.len();
+        messages
+    }
+
+    /// A reply, or an event, unless it is the reply before which the store dies.
+    fn reply(&mut self, message: Message) -> Vec<Message> {
+        if message.kind != Kind::WATCH_EVENT {
+            self.unanswered -= 1;
+            if self.unanswered == 0 && self.dying == Some(Death::BeforeReply) {
+                return Vec::new();
+            }
+        }
+        vec![message]
     }
 
     /// What is passed on now that this request has come.
@@ -277,15 +306,9 @@ impl Inner {
         std::mem::take(&mut self.gathered)
     }
 
-    fn reply_passes(&mut self) -> bool {
-        if self.mute {
-            self.kill();
-        }
-        !self.mute
-    }
-
     fn kill(&mut self) {
         self.death = None;
+        self.dying = None;
         for socket in self.sockets.drain(..) {
             _ = socket.shutdown(Shutdown::Both);
         }
