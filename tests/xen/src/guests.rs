@@ -187,10 +187,12 @@ impl Guest {
         }
     }
 
-    /// How many seconds of processor time the domain has used, to a tenth.
-    pub fn processor_time(&self) -> Result<f64> {
-        let [.., time] = listing(&self.name)?;
-        Ok(time.parse()?)
+    /// How much processor time the domain has used, by Xen's own count.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let limit = Duration::from_secs(20);
+        let ended = program::run(&["processor-time", &self.domid], &[], limit)?;
+        let nanoseconds = ended.successful("processor-time")?.stdout_text();
+        Ok(Duration::from_nanos(nanoseconds.trim().parse()?))
     }
 
     /// How many MiB of memory it has, by what `xl list` says.

@@ -1,6 +1,6 @@
 //! A program that does what no program should: `extra="do=overflow"`, `do=follow-zero`, `do=panic`,
 //! `do=panic-in-a-line` or `do=fail`. Its domain must end as crashed, and its last line never be
-//! reached.
+//! reached. With `do=compute` it never waits for anything, and ends when the toolstack wishes so.
 #![no_std]
 #![no_main]
 
@@ -24,6 +24,7 @@ fn misbehave(guest: &Guest) -> Result<(), &'static str> {
         "panic" => panic!("asked for a panic"),
         "panic-in-a-line" => println!("a line with {}", Unprintable),
         "fail" => return Err("asked for an error"),
+        "compute" => compute(guest),
         _ => {}
     }
     println!("survived");
@@ -36,6 +37,16 @@ struct Unprintable;
 impl fmt::Display for Unprintable {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         panic!("asked for a panic in a line")
+    }
+}
+
+/// Computes until the domain is to shut down.
+fn compute(guest: &Guest) {
+    let mut state = 1_u32;
+    while guest.heed().is_ok() {
+        for _ in 0..1000 {
+            state = black_box(state.wrapping_mul(1_664_525).wrapping_add(1));
+        }
     }
 }
 

@@ -41,6 +41,14 @@ pub fn build_c_load(packages: &Packages) -> Result<PathBuf> {
     build_c(packages, "vchan-load", &[COUNTED])
 }
 
+/// Compiles what asks Xen for a domain's processor time.
+pub fn build_processor_time(packages: &Packages) -> Result<PathBuf> {
+    let libraries = ["-lxenctrl", "-lxenforeignmemory", "-lxendevicemodel"];
+    let they_need = ["-lxengnttab", "-lxenevtchn", "-lxentoollog"];
+    let all = [libraries, they_need, ["-lxentoolcore", "-lxencall", "-ldl"]];
+    build_c(packages, "processor-time", all.as_flattened())
+}
+
 /// Compiles `tests/c/<name>.c` against the unmodified C library of the unpacked packages.
 fn build_c(packages: &Packages, name: &str, more: &[&str]) -> Result<PathBuf> {
     process::need(

@@ -85,6 +85,7 @@ pub fn all(packages: &Packages) -> Result<Images> {
     let directory = process::xen_directory();
     let peer = binaries::build_c_peer(packages)?;
     let load = binaries::build_c_load(packages)?;
+    let processor_time = binaries::build_processor_time(packages)?;
     // Together: what one of them needs of a shared dependency, cargo gives to all, and building
     // them one by one would compile everything once for each.
     let programs =
@@ -106,6 +107,7 @@ pub fn all(packages: &Packages) -> Result<Images> {
     }
     archive.copy("opt/rig/vchan-peer", &peer)?;
     archive.copy("opt/rig/vchan-load", &load)?;
+    archive.copy("opt/rig/processor-time", &processor_time)?;
     let kernel = packages.kernel();
     // The paths that xl/*.xl name, seen from /root.
     for image in unikernel::build()? {

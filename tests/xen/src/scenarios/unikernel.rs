@@ -17,15 +17,18 @@ pub(super) const SCENARIOS: &[OfGuest] = &[
     ("created-again", 60, created_again),
     ("console", 30, console),
     ("smallest-memory", 300, smallest_memory),
+    ("idle", 120, idle),
     ("suspend-refused", 60, suspend_refused),
     ("xl-save-refused", 240, xl_save_refused),
     ("xl-shutdown", 60, xl_shutdown),
+    ("xl-shutdown-computing", 150, xl_shutdown_computing),
     ("xl-reboot", 180, xl_reboot),
     ("ring-orders", 300, ring_orders),
     ("sizes", 300, |which| {
         echoed(which, &[4 << 10, 64 << 10, 1 << 20, 4 << 20])
     }),
     ("out-of-memory", 60, out_of_memory),
+    ("memory-used-up", 240, memory_used_up),
     ("hostile-clients", 300, hostile_clients),
     ("busy-shutdown", 150, busy_shutdown),
     ("crashes", 120, crashes),
@@ -118,6 +121,14 @@ fn xl_shutdown(which: Which) -> Result<()> {
     store::wait_for_keys(&guest.path("vchan"), false, HALF_A_MINUTE)
 }
 
+/// A program that never waits hears it as well, as it asks for that.
+fn xl_shutdown_computing(which: Which) -> Result<()> {
+    let name = format!("computing-{}", which.kind);
+    let guest = Guest::unikernel(&name, which.kind, "faulty", 4, "do=compute")?;
+    guest.wait_for_words("about to compute", HALF_A_MINUTE)?;
+    guest.xl(&["shutdown", "-w"], &[])
+}
+
 /// Rings of every size, from a part of the control page to 1 MiB, each in one of the directions.
 fn ring_orders(which: Which) -> Result<()> {
     for order in [10, 12, 14, 15, 17, 19] {
@@ -126,6 +137,29 @@ fn ring_orders(which: Which) -> Result<()> {
         let guest = Guest::unikernel("rings", which.kind, "echo-guest", 8, &extra)?;
         guest.wait_for_server()?;
         echo_of_both_libraries(&guest).context(extra)?;
+        guest.destroy()?;
+    }
+    Ok(())
+}
+
+/// A server that waits for a client, and a client that waits for a key: both sleep. How little they use
+/// is told; who never sleeps uses as much as there is.
+fn idle(which: Which) -> Result<()> {
+    for program in ["echo-guest", "echo-client"] {
+        let name = format!("idle-{program}-{}", which.kind);
+        let guest = Guest::unikernel(&name, which.kind, program, 4, "")?;
+        // It has begun to wait by then, or else what it does is counted.
+        std::thread::sleep(Duration::from_secs(3));
+        // An event of the store that is not for who waits: no wish at all.
+        let key = format!("/local/domain/{}/control/shutdown", guest.domid);
+        program::run(&["xenstore-write", &key, ""], &[], HALF_A_MINUTE)?
+            .successful("xenstore-write")?;
+        std::thread::sleep(Duration::from_secs(2));
+        let (before, began) = (guest.processor_time()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(6));
+        let (used, time) = (guest.processor_time()? - before, began.elapsed());
+        println!("note: {program}: {used:.1?} of processor time in {time:.1?}");
+        ensure!(used < time / 4, "{used:?} of processor time in {time:?}");
         guest.destroy()?;
     }
     Ok(())
@@ -198,6 +232,31 @@ fn out_of_memory(which: Which) -> Result<()> {
     guest.wait_for_words("error: cannot share 256 pages", HALF_A_MINUTE)?;
     guest.wait_for_words("memory=", HALF_A_MINUTE)?;
     guest.destroy()
+}
+
+/// As many large rings as fit in the memory. The guest says that there is no more, and those that it
+/// has are whole: each echoes, every byte compared, while the others stay as they are.
+fn memory_used_up(which: Which) -> Result<()> {
+    let name = format!("full-{}", which.kind);
+    let extra = "ports=50 ring-size=262144 more=no";
+    let guest = Guest::unikernel(&name, which.kind, "echo-many", 8, extra)?;
+    guest.wait_for_words("no more: cannot share ", HALF_A_MINUTE)?;
+    guest.wait_for_words(" ports are served", HALF_A_MINUTE)?;
+    let console = guest.console()?;
+    let served = (console.lines())
+        .find_map(|line| line.trim().strip_suffix(" ports are served"))
+        .context("it does not say how many ports it serves")?;
+    let served: u32 = served.parse()?;
+    ensure!((2..50).contains(&served), "it serves {served} ports");
+    for port in 0..served {
+        let path = guest.path(&format!("vchan/0/p{port}"));
+        let arguments = ["bulk", "client", &guest.domid, &path, "-n", "600000"];
+        vchan_peer(&arguments, &[], Duration::from_secs(60))?
+            .successful("the C client")
+            .with_context(|| format!("port {port} of {served}"))?;
+    }
+    println!("note: {served} ports with two rings of 256 KiB each had room");
+    guest.xl(&["shutdown", "-w"], &[])
 }
 
 /// What must not go on in silence ends the domain, as crashed.
