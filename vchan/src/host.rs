@@ -436,12 +436,13 @@ impl Host {
     /// Clients of other domains are looked after every two seconds at least: their domain may be
     /// created after the keys, and cannot read them until then.
     ///
-    /// ```no_run
-    /// # fn host() -> vchan::Host { unimplemented!() }
+    /// ```
     /// use std::time::Duration;
     ///
-    /// let host = host();
-    /// host.set_renewal_interval(Duration::from_secs(10));
+    /// /// For a domain that is to be left asleep.
+    /// fn wake_up_seldom(host: &vchan::Host) {
+    ///     host.set_renewal_interval(Duration::from_secs(10));
+    /// }
     /// ```
     pub fn set_renewal_interval(&self, interval: Duration) {
         let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
