@@ -349,16 +349,21 @@ pub fn listed() -> Result<usize> {
     Ok(ended.successful("xl list")?.stdout_text().lines().count())
 }
 
-/// How many grants are mapped anywhere, by what Xen says in its log.
-pub fn mapped_grants() -> Result<usize> {
+/// What Xen says in its log when it is asked by this key, behind the last `title`.
+fn dump(key: &str, title: &str) -> Result<String> {
     let limit = Duration::from_secs(20);
-    let dump = program::run(&["xl", "debug-keys", "g"], &[], limit)?;
-    dump.successful("xl debug-keys")?;
+    program::run(&["xl", "debug-keys", key], &[], limit)?.successful("xl debug-keys")?;
     let log = program::run(&["xl", "dmesg"], &[], limit)?.successful("xl dmesg")?;
     let log = log.stdout_text();
     let (_, dump) = log
-        .rsplit_once("gnttab_usage_print_all [ key")
-        .context("Xen does not list its grants")?;
+        .rsplit_once(title)
+        .with_context(|| format!("Xen's log has no {title:?} after xl debug-keys {key}"))?;
+    Ok(dump.to_owned())
+}
+
+/// How many grants are mapped anywhere, by what Xen says in its log.
+pub fn mapped_grants() -> Result<usize> {
+    let dump = dump("g", "gnttab_usage_print_all [ key")?;
     ensure!(
         dump.contains("gnttab_usage_print_all ] done"),
         "Xen's list of grants is cut off"
@@ -368,14 +373,7 @@ pub fn mapped_grants() -> Result<usize> {
 
 /// How many event channels there are in all domains, by what Xen says in its log.
 pub fn event_channels() -> Result<usize> {
-    let limit = Duration::from_secs(20);
-    let dump = program::run(&["xl", "debug-keys", "e"], &[], limit)?;
-    dump.successful("xl debug-keys")?;
-    let log = program::run(&["xl", "dmesg"], &[], limit)?.successful("xl dmesg")?;
-    let log = log.stdout_text();
-    let (_, dump) = log
-        .rsplit_once("dumping event-channel info")
-        .context("Xen does not list its event channels")?;
+    let dump = dump("e", "dumping event-channel info")?;
     let count = dump.lines().filter(|line| line.contains("]: s=")).count();
     // dom0 has some of its own.
     ensure!(count > 0, "Xen's list of event channels is empty:\n{dump}");
