@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use vchan::host::{EventChannel, EventChannels, GrantRef, Grants, Port, Shared, Time, UnmapNotify};
@@ -41,6 +41,8 @@ struct State {
 #[derive(Default)]
 struct Inner {
     listener: Option<UnixListener>,
+    /// Who lets clients in, from a start to after the death.
+    porter: Option<JoinHandle<()>>,
     sockets: Vec<UnixStream>,
     /// Whether replies are kept back.
     holds: bool,
@@ -159,10 +161,18 @@ impl Proxy {
         !self.is_alive()
     }
 
-    /// Starts again after a death.
+    /// Starts again after a death. All connections from before it are closed then, also those that
+    /// nobody had let in yet: a request on one of them would be lost without a word, later.
     pub fn revive(&self) {
+        let porter = {
+            let mut inner = self.state.lock();
+            assert!(inner.listener.is_none(), "it is alive");
+            inner.porter.take()
+        };
+        if let Some(porter) = porter {
+            porter.join().unwrap();
+        }
         let mut inner = self.state.lock();
-        assert!(inner.listener.is_none(), "it is alive");
         _ = std::fs::remove_file(&self.place);
         let listener = UnixListener::bind(&self.place).unwrap();
         *inner = Inner {
@@ -171,12 +181,12 @@ impl Proxy {
             ..Inner::default()
         };
         let (state, life) = (Arc::clone(&self.state), inner.life);
-        thread::spawn(move || {
-            // Who connected in time is still let in after a death.
+        inner.porter = Some(thread::spawn(move || {
+            // After a death it still meets those who connected before, and turns them away.
             while let Ok((client, _)) = listener.accept() {
                 state.serve(client, life);
             }
-        });
+        }));
     }
 }
 

@@ -449,7 +449,10 @@ fn fault_e01_tasks_get_over_a_restart() {
                 .timeout(LONG)
                 .connect_async();
             let restart = async {
-                tokio::time::sleep(SHORT).await;
+                // A death before the client waits is one that it reports.
+                while far.requests().len() < WAITING {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
                 near.kill();
                 far.kill();
                 tokio::time::sleep(SHORT).await;
