@@ -1,6 +1,6 @@
 //! The bytes written just before a close: C loses them, and this is where.
 //!
-//! That we do not is shown for every interleaving by the models in `vchan/src/endpoint/models.rs`.
+//! That we do not is shown for every interleaving by the models in `vchan/src/endpoint/models`.
 
 use std::process::{Command, Stdio};
 
