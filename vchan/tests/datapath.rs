@@ -151,6 +151,37 @@ fn many_datagrams_cost_one_event_and_as_many_as_fit_are_sent() {
 }
 
 #[test]
+fn an_empty_first_datagram_is_no_way_into_a_channel_that_is_over() {
+    let world = World::new();
+    let (mut server, mut client) = world.pair(1024, 1024);
+    client.shutdown();
+    // An empty one is sent to whom it may be, as `send` does it. The next one is not.
+    assert_eq!(client.send_many(&[&b""[..], b"", b"late"]).unwrap(), 2);
+    assert_eq!(client.bytes_written(), 0);
+    let error = client.send_many(&[b"late"]).unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error}");
+    assert_eq!(server.read(&mut [0; 4]).unwrap(), 0);
+}
+
+#[test]
+fn fault_a01_an_empty_first_datagram_is_no_way_around_a_fault() {
+    let world = World::new();
+    let geometry = Geometry::new(10, 11).unwrap();
+    let mut raw = RawPeer::serve(&world.guest, DomId::DOM0, geometry, 0).unwrap();
+    let mut client = world.client();
+    assert!(raw.connected());
+    raw.store(Ring::Right.prod(), 9999);
+    assert!(matches!(client.data_ready(), Err(Error::PeerFault(_))));
+    // Whatever the indices are now, nothing is read and nothing is written any more.
+    raw.store(Ring::Right.prod(), 4);
+    let (mut none, mut some) = ([0; 0], [0; 4]);
+    let count = client.recv_many(&mut [&mut none[..], &mut some[..]]);
+    assert_eq!((count.unwrap(), client.bytes_read()), (1, 0));
+    assert_eq!(client.send_many(&[&b""[..], b"late"]).unwrap(), 1);
+    assert_eq!(raw.load(Ring::Left.prod()), 0);
+}
+
+#[test]
 fn bytes_in_place_are_those_of_a_queue() {
     let world = World::new();
     let (mut server, mut client) = world.pair(1024, 1024);

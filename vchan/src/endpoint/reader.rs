@@ -157,11 +157,17 @@ impl Reader {
         let Some(first) = buffers.first_mut() else {
             return Ok(Some(0));
         };
-        if self.all(first.as_mut().len())?.is_none() {
+        let first = first.as_mut().len();
+        if self.all(first)?.is_none() {
             return Ok(None);
         }
         let wanted = total_of(buffers.iter_mut().map(|buffer| buffer.as_mut().len()));
-        let held = self.held(wanted.min(self.size()))?;
+        // An empty one is always there; those that follow it only where one of them alone may be.
+        let held = if first == 0 && self.link.sound().is_err() {
+            0
+        } else {
+            self.held(wanted.min(self.size()))?
+        };
         let (mut fetched, mut count) = (0, 0);
         for buffer in &mut *buffers {
             let buffer = buffer.as_mut();

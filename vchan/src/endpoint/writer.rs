@@ -165,7 +165,12 @@ impl Writer {
             return Ok(None);
         }
         let wanted = total_of(datagrams.iter().map(|datagram| datagram.as_ref().len()));
-        let room = self.room(wanted.min(self.size()))?;
+        // An empty one may always go; those that follow it only where one of them alone may.
+        let room = if first.as_ref().is_empty() && self.link.writable().is_err() {
+            0
+        } else {
+            self.room(wanted.min(self.size()))?
+        };
         let (mut placed, mut count) = (0, 0);
         for datagram in datagrams {
             let datagram = datagram.as_ref();
