@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::time::Duration;
 
+use unikernel_core::clock::poll_until;
 use unikernel_core::executor::Ports;
 use vchan::host::{EventChannel, EventChannels, Port, Time};
 use vchan::{DomId, HostError};
@@ -218,11 +219,6 @@ pub(crate) fn poll(ports: &[u32], deadline: Option<Time>) {
         }
         _ => (ports, deadline),
     };
-    let nanoseconds = deadline.map_or(0, |deadline| {
-        u64::try_from(deadline.0.as_nanos())
-            .unwrap_or(u64::MAX)
-            .max(1)
-    });
     // It fails for a port that is none any more: then there is nothing to wait for.
-    let _ = sched::poll(ports, nanoseconds);
+    let _ = sched::poll(ports, poll_until(deadline));
 }

@@ -67,9 +67,47 @@ impl TimeInfo {
     }
 }
 
+/// When a sleep is to end, as the hypervisor's poll is told: the system time in nanoseconds; 0 is
+/// never.
+///
+/// Xen's own times are signed. One that no such number can hold, after 292 years, would be taken for
+/// one in the past, and nothing would sleep: it is never.
+///
+/// ```
+/// use core::time::Duration;
+/// use unikernel_core::clock::poll_until;
+/// use vchan::host::Time;
+///
+/// let now = Time(Duration::from_secs(3));
+/// assert_eq!(poll_until(Some(now)), 3_000_000_000);
+/// assert_eq!(poll_until(Some(now.after(Duration::MAX))), 0);
+/// assert_eq!(poll_until(None), 0);
+/// ```
+#[must_use]
+pub fn poll_until(deadline: Option<Time>) -> u64 {
+    let Some(Time(deadline)) = deadline else {
+        return 0;
+    };
+    // A deadline of 0 has passed.
+    let deadline = i64::try_from(deadline.as_nanos()).map(|deadline| deadline.max(1));
+    deadline.map_or(0, i64::unsigned_abs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sleep_that_nobody_lives_to_see_the_end_of_is_one_without_an_end() {
+        let longest = Duration::from_nanos(i64::MAX as u64);
+        let until = |deadline| poll_until(Some(Time(deadline)));
+        assert_eq!(until(longest), i64::MAX as u64);
+        assert_eq!(until(longest + Duration::from_nanos(1)), 0);
+        assert_eq!(until(Duration::from_nanos(u64::MAX)), 0);
+        assert_eq!(until(Duration::MAX), 0);
+        assert_eq!(until(Duration::ZERO), 1, "that is over, not for ever");
+        assert_eq!(poll_until(None), 0);
+    }
 
     fn info(multiplier: u32, shift: i8) -> TimeInfo {
         TimeInfo {
