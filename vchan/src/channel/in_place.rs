@@ -160,14 +160,24 @@ impl WriteHalf {
     /// }
     /// space.commit(at)?;
     ///
-    /// // The length says for how much to wait; it is copied out once.
-    /// let mut length = [0; 2];
-    /// reading.peek(2)?.read_at(0, &mut length);
-    /// let mut text = vec![0; u16::from_le_bytes(length).into()];
-    /// let message = reading.peek(2 + text.len())?;
-    /// message.read_at(2, &mut text);
-    /// message.consume(2 + text.len())?;
-    /// assert_eq!(text, b"hello");
+    /// writing.shutdown();
+    ///
+    /// let mut texts = Vec::new();
+    /// loop {
+    ///     // The length says for how much to wait; it is copied out once.
+    ///     let mut length = [0; 2];
+    ///     let header = reading.peek(2)?;
+    ///     if header.is_empty() {
+    ///         break; // the end
+    ///     }
+    ///     header.read_at(0, &mut length);
+    ///     let mut text = vec![0; u16::from_le_bytes(length).into()];
+    ///     let message = reading.peek(2 + text.len())?;
+    ///     message.read_at(2, &mut text);
+    ///     message.consume(2 + text.len())?;
+    ///     texts.push(text);
+    /// }
+    /// assert_eq!(texts, [b"hello", b"world"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -193,8 +203,8 @@ impl ReadHalf {
     /// Gives the bytes that are there, at least `min` of them, waiting until so many are. They stay
     /// in the ring until they are [consumed](Peek::consume). Zero does not wait.
     ///
-    /// At the end of the stream, when everything was read, it gives none. See
-    /// [`WriteHalf::reserve`] for an example.
+    /// At the end of the stream, when everything was read, it gives none, whatever `min` is: ask
+    /// [`is_empty`](Peek::is_empty) before reading. See [`WriteHalf::reserve`] for an example.
     ///
     /// # Errors
     /// As [`read`](ReadHalf::read); [`Error::TooLarge`] at once when the ring can never hold so many;
