@@ -7,7 +7,8 @@
 use loom::thread;
 
 use super::*;
-use crate::layout::GRANTS;
+use crate::host::Time;
+use crate::layout::{GRANTS, NOTIFY_WRITE, Ring};
 use crate::ring::{Bytes, Consumer, Producer};
 use host::{Clock, DEADLINE};
 
