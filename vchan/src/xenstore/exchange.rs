@@ -247,14 +247,18 @@ impl Exchange {
         }
     }
 
-    /// No one waits for this request any more. It is withdrawn if nothing of it was sent.
+    /// No one waits for this request any more. It is withdrawn if nothing of it was sent, and
+    /// forgotten if its answer is there.
     pub(super) fn abandon(&mut self, request_id: u32) {
         let unsent = |out: &Outgoing| out.request_id == request_id && out.sent == 0;
         if let Some(at) = self.outgoing.iter().position(unsent) {
             self.outgoing.remove(at);
             self.requests.remove(request_id.into());
         } else if let Some(request) = self.requests.get_mut(request_id.into()) {
-            request.progress = Progress::Abandoned;
+            let progress = core::mem::replace(&mut request.progress, Progress::Abandoned);
+            if let Progress::Answered(answer) = progress {
+                self.drop_answer(request_id, &answer);
+            }
         }
     }
 
@@ -340,12 +344,18 @@ impl Exchange {
             }
             return;
         }
-        let begun = request.kind == Kind::TRANSACTION_START;
-        self.requests.remove(request_id.into());
+        self.drop_answer(request_id, &answer);
+    }
+
+    /// Forgets a request whose answer nobody takes.
+    fn drop_answer(&mut self, request_id: u32, answer: &Answer) {
+        let Some(request) = self.requests.remove(request_id.into()) else {
+            return;
+        };
         // A transaction that began after its requester had left would stay open for ever, and a
         // domain has only a few.
-        if let (true, Answer::Reply(payload)) = (begun, answer)
-            && let Some(transaction) = parse_transaction_id(&payload)
+        if let (Kind::TRANSACTION_START, Answer::Reply(payload)) = (request.kind, answer)
+            && let Some(transaction) = parse_transaction_id(payload)
         {
             self.abort(transaction);
         }

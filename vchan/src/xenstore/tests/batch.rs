@@ -5,6 +5,7 @@ use std::vec;
 use super::*;
 use crate::StoreErrorKind;
 use crate::host::{Reply, Request, Store};
+use crate::xenstore::exchange::Exchange;
 
 fn values(answers: crate::host::Answers) -> Vec<Option<Vec<u8>>> {
     let value = |answer: Result<Reply, _>| answer.and_then(Reply::value).ok();
@@ -202,4 +203,50 @@ fn a_task_is_woken_by_an_answer_that_another_request_reads() {
             assert!(ongoing.poll().is_some());
         },
     );
+}
+
+/// More than a connection has room for that were not answered.
+const MANY: usize = 2000;
+
+#[test]
+fn what_is_answered_and_then_given_up_is_forgotten() {
+    play(
+        |store| {
+            for _ in 0..2 * MANY {
+                let request = store.expect(Kind::READ);
+                store.reply(&request, b"x");
+            }
+        },
+        |client| {
+            let node = path("data/a");
+            for _ in 0..MANY {
+                let given_up = client.submit(&[Request::Read(&node)]);
+                // What reads this answer has read the other one before.
+                client.read(&node).unwrap();
+                drop(given_up);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_transaction_that_has_begun_and_is_given_up_is_aborted() {
+    let mut exchange = Exchange::default();
+    let begin = exchange.request(Kind::TRANSACTION_START, 0, b"\0".to_vec());
+    let request_id = begin.unwrap();
+    let sent = exchange.to_send().unwrap().len();
+    exchange.sent(sent);
+    let begun = Message {
+        kind: Kind::TRANSACTION_START,
+        request_id,
+        transaction_id: 0,
+        payload: b"7\0".to_vec(),
+    };
+    exchange.deliver(begun).unwrap();
+    exchange.abandon(request_id);
+    let mut decoder = Decoder::default();
+    decoder.push(exchange.to_send().unwrap());
+    let end = decoder.next_message().unwrap().unwrap();
+    assert_eq!((end.kind, end.transaction_id), (Kind::TRANSACTION_END, 7));
+    assert_eq!(end.payload, b"F\0");
 }
