@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser};
-use clap_complete::Shell;
+use clap::Parser;
 use vchan::layout::Order;
 use vchan::{DomId, StorePath};
+
+use crate::generated::Generated;
 
 const LONG_ABOUT: &str = "Talk to another Xen domain over vchan
 
@@ -111,28 +112,9 @@ pub struct Args {
     #[arg(short, long)]
     pub quiet: bool,
 
-    /// Print the completions for a shell, and nothing else
-    #[arg(long, value_name = "SHELL", exclusive = true)]
-    pub completions: Option<Shell>,
-
-    /// Print the manual page (for man -l -), and nothing else
-    #[arg(long, exclusive = true)]
-    pub man: bool,
-}
-
-impl Args {
-    /// The completion script or manual page, if that is what is asked for.
-    pub fn generated(&self) -> Option<std::io::Result<Vec<u8>>> {
-        let mut text = Vec::new();
-        let mut command = Args::command();
-        if let Some(shell) = self.completions {
-            clap_complete::generate(shell, &mut command, "node-cli", &mut text);
-            return Some(Ok(text));
-        }
-        self.man
-            .then(|| clap_mangen::Man::new(command).render(&mut text))
-            .map(|rendered| rendered.map(|()| text))
-    }
+    /// What is asked for instead of a session.
+    #[command(flatten)]
+    pub generated: Generated,
 }
 
 fn ring_size(text: &str) -> Result<usize, String> {
@@ -161,6 +143,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]

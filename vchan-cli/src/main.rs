@@ -3,14 +3,14 @@
 mod args;
 mod connect;
 mod failure;
+mod generated;
 mod outgoing;
 mod report;
 mod session;
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::Args;
 use crate::failure::Failure;
@@ -28,8 +28,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    if let Some(text) = args.generated() {
-        return print(text);
+    if let Some(text) = args.generated.of(Args::command()) {
+        return generated::print(text).map_err(|why| Failure::Io {
+            doing: "write to standard output",
+            why,
+        });
     }
     let Some(peer) = args.domid else {
         return Ok(()); // clap has asked for it
@@ -37,15 +40,4 @@ fn run(args: &Args) -> Result<(), Failure> {
     let report = Report::new(args.quiet);
     let channel = connect::connect(args, peer, report)?;
     session::run(channel, Ending::of(args), report)
-}
-
-/// Prints what was generated; a reader that has seen enough is no failure.
-fn print(text: io::Result<Vec<u8>>) -> Result<(), Failure> {
-    match text.and_then(|text| io::stdout().lock().write_all(&text)) {
-        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Io {
-            doing: "write to standard output",
-            why,
-        }),
-        _ => Ok(()),
-    }
 }

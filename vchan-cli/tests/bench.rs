@@ -101,16 +101,50 @@ fn two_domains_are_measured_by_a_server_and_a_client() {
 }
 
 #[test]
-fn sizes_and_orders_that_cannot_be_are_refused() {
+fn numbers_that_cannot_be_are_refused() {
     for argument in [
         "--orders=9",
         "--orders=21",
         "--sizes=0",
         "--modes=warp",
         "--server=0x",
+        "--seconds=0",
+        "--seconds=-1",
+        "--seconds=inf",
+        "--rate=0",
+        "--rate=NaN",
     ] {
         Program::start(bench(&[argument]))
             .finish()
             .expect_failure(2, "invalid value");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_said_before_anything_is_measured() {
+    let quick = "--seconds=0.001";
+    for (argument, what) in [
+        (
+            "--plot=/nonexistent/plot.svg",
+            "cannot draw to /nonexistent",
+        ),
+        ("--client=2", "neither a Xen host nor an emulated one"),
+    ] {
+        let ended = Program::start(bench(&[argument, quick])).finish();
+        ended.expect_failure(1, what);
+    }
+}
+
+#[test]
+fn completions_and_the_manual_page_know_the_tools_options() {
+    for arguments in [["--completions", "bash"].as_slice(), &["--man"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vchan"));
+        command.args(arguments);
+        let ended = Program::start(command).finish();
+        ended.expect_code(0);
+        let text = String::from_utf8(ended.output).unwrap().replace('\\', "");
+        for option in ["--only-vchan", "--completions"] {
+            assert!(text.contains(option), "{arguments:?} without {option}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! `vchan bench`.
 
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -29,9 +30,16 @@ system calls for sending, awaiting and taking events, of both sides.
 On a machine that does other things as well these figures move by a factor of two to four from minute \
 to minute. Compare what stands in one table, and look at the calibration above it.";
 
+const AFTER: &str = "\
+Examples:
+  vchan bench --sizes 64,4096 --orders 16 --only-vchan   some cells, in this program
+  vchan bench --plot matrix.svg                          all of them, and a picture
+  vchan bench --server 0                                 in a guest, then
+  vchan bench --client 2 --json                          in dom0";
+
 /// What to measure.
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT)]
+#[command(long_about = LONG_ABOUT, after_help = AFTER)]
 pub struct Bench {
     /// Serve measurements to a client in domain DOMID, then end
     #[arg(long, value_name = "DOMID", conflicts_with_all = ["client", "json", "plot"])]
@@ -79,11 +87,22 @@ pub struct Bench {
     cpus: Where,
 
     /// How long each measurement takes, about
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.1)]
-    seconds: f64,
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "0.1",
+        value_parser = seconds,
+        allow_negative_numbers = true
+    )]
+    seconds: Duration,
 
-    /// Messages a second in the open loop
-    #[arg(long, value_name = "PER SECOND")]
+    /// Messages a second in the open loop; half of what the closed loop reached by default
+    #[arg(
+        long,
+        value_name = "PER SECOND",
+        value_parser = rate,
+        allow_negative_numbers = true
+    )]
     rate: Option<f64>,
 
     /// Leave out pipes, sockets, rings between threads and plain copies
@@ -136,7 +155,10 @@ impl Bench {
                 said,
             )?);
         }
-        let plan = self.plan()?;
+        // What cannot be done is said before anything is measured.
+        let host = self.client.map(|_| host()).transpose()?;
+        self.plot.as_deref().map(make_file).transpose()?;
+        let plan = self.plan();
         let machine = Machine::this();
         let calibration = calibration::all(5)?;
         if !self.json {
@@ -151,9 +173,9 @@ impl Bench {
                 let _ = progress.suspend(|| print(&report::line(cell)));
             }
         };
-        let cells = match self.client {
-            Some(server) => remote::measure(&host()?, server, &self.path, &plan, show)?,
-            None => plan.run(|cell| match cell {
+        let cells = match (self.client, host) {
+            (Some(server), Some(host)) => remote::measure(&host, server, &self.path, &plan, show)?,
+            _ => plan.run(|cell| match cell {
                 Ok(cell) => show(cell),
                 Err(missing) => self.tell_missing(&progress, missing),
             })?,
@@ -172,8 +194,7 @@ impl Bench {
         Ok(())
     }
 
-    fn plan(&self) -> Result<Plan> {
-        let budget = Duration::try_from_secs_f64(self.seconds).context("--seconds")?;
+    fn plan(&self) -> Plan {
         let ways = self.modes.iter().map(|mode| match mode {
             ModeName::Blocking => Way::Sync(Mode::Blocking),
             ModeName::Sleep => Way::Sync(Mode::Sleep),
@@ -181,11 +202,11 @@ impl Bench {
             ModeName::NonBlocking => Way::Sync(Mode::NonBlocking),
             ModeName::Tokio => Way::Tokio,
         });
-        Ok(Plan {
+        Plan {
             sizes: self.sizes.iter().map(|&size| size as usize).collect(),
             orders: self.orders.iter().copied().filter_map(Order::new).collect(),
             modes: ways.collect(),
-            budget,
+            budget: self.seconds,
             rate: self.rate,
             others: !self.only_vchan && self.client.is_none(),
             placement: match self.cpus {
@@ -193,13 +214,40 @@ impl Bench {
                 Where::One => Placement::OneCpu,
                 Where::Anywhere => Placement::Anywhere,
             },
-        })
+        }
     }
 
     fn tell_missing(&self, progress: &ProgressBar, missing: &Failure) {
         progress.inc(1);
         progress.suspend(|| eprintln!("{missing}"));
     }
+}
+
+/// More is a slip of the hand: there are many measurements.
+const MOST_SECONDS: f64 = 3600.0;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse().ok();
+    // NaN is in no range.
+    let number = number.filter(|seconds| (0.000_001..=MOST_SECONDS).contains(seconds));
+    number.map(Duration::from_secs_f64).ok_or_else(|| {
+        format!(
+            "a measurement takes a number of seconds from 0.000001 to {MOST_SECONDS}, such as 0.1"
+        )
+    })
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok();
+    let number = number.filter(|rate| (1.0..=1e7).contains(rate));
+    number.ok_or_else(|| "a rate is a number from 1 to 10000000".to_owned())
+}
+
+/// Makes the file that is to be drawn to, and leaves one that is there as it is.
+fn make_file(file: &Path) -> Result<()> {
+    let made = OpenOptions::new().create(true).append(true).open(file);
+    made.map(drop)
+        .with_context(|| format!("cannot draw to {}", file.display()))
 }
 
 fn host() -> Result<Host> {
