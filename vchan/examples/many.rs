@@ -126,23 +126,28 @@ impl Echo {
 
     /// Takes the client that has come, if one has, and waits for the next.
     fn accept(&mut self) -> Result<(), Box<dyn Error>> {
-        let mut channel = match self.server.try_accept() {
-            Ok(channel) => channel,
+        let accepted = match self.server.try_accept() {
             Err(vchan::Error::WouldBlock) => return Ok(()),
-            Err(error) => return Err(error.into()),
+            // It came and broke the protocol: its channel is closed, and its descriptor with it.
+            Err(vchan::Error::PeerFault(_)) => None,
+            accepted => Some(accepted?),
         };
-        channel.set_nonblocking(true);
-        // Its descriptor was the server's until now.
-        let (nth, readable) = (self.peers.len(), epoll::EventFlags::IN);
-        epoll::modify(&self.epoll, channel.as_fd(), number(nth), readable)?;
+        let readable = epoll::EventFlags::IN;
+        if let Some(mut channel) = accepted {
+            channel.set_nonblocking(true);
+            // Its descriptor was the server's until now.
+            let nth = self.peers.len();
+            epoll::modify(&self.epoll, channel.as_fd(), number(nth), readable)?;
+            self.peers.push(Some(Peer {
+                channel,
+                unsent: Vec::new(),
+                queued: true,
+            }));
+            self.queue.push_back(nth);
+        }
         let pending = self.server.pending()?;
         epoll::add(&self.epoll, pending, number(SERVER), readable)?;
-        self.peers.push(Some(Peer {
-            channel,
-            unsent: Vec::new(),
-            queued: true,
-        }));
-        self.queue.extend([nth, SERVER]);
+        self.queue.push_back(SERVER);
         Ok(())
     }
 
@@ -248,6 +253,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use vchan::host::{GrantRef, Port};
+    use vchan::layout::Side;
+    use vchan::memory::Access;
+
     use super::*;
 
     #[test]
@@ -319,5 +330,35 @@ mod tests {
             echo.turns - before
         };
         assert_eq!(turns_for_a_hundred(1), turns_for_a_hundred(200));
+    }
+
+    #[test]
+    fn one_that_breaks_the_protocol_as_it_comes_ends_nothing() {
+        let (emulator, mut echo, _) = quiet(0);
+        let (guest, dom0) = (DomId::new(2).unwrap(), emulator.host(DomId::DOM0).unwrap());
+        let key = |name: &str| -> u32 {
+            let path = format!("/local/domain/{guest}/data/vchan/{name}");
+            let value = dom0.store().read(&path.parse().unwrap()).unwrap();
+            str::from_utf8(&value).unwrap().parse().unwrap()
+        };
+        let (page, port) = (GrantRef(key("ring-ref")), Port(key("event-channel")));
+        let page = dom0
+            .grants()
+            .map(guest, &[page], Access::ReadWrite, None)
+            .unwrap();
+        let port = dom0.events().bind_interdomain(guest, port).unwrap();
+        page.store_byte(Side::Client.live(), 7, Ordering::Release);
+        port.notify().unwrap();
+        echo.round().unwrap();
+        assert_eq!(echo.clients(), 0);
+
+        let mut client = connect(&dom0, guest).unwrap();
+        client.set_nonblocking(true);
+        client.send(b"and I?").unwrap();
+        let mut answer = [0; 6];
+        while client.recv(&mut answer).is_err() {
+            echo.round().unwrap();
+        }
+        assert_eq!(&answer, b"AND I?");
     }
 }
