@@ -21,8 +21,9 @@
 //!     loop {
 //!         let mut channel = server.accept()?;
 //!         println!("domain {} is here", channel.peer());
-//!         channel.send(name.as_bytes())?;
-//!         channel.drain()?;
+//!         if let Err(error) = channel.send(name.as_bytes()).and_then(|()| channel.drain()) {
+//!             println!("it left early: {error}");
+//!         }
 //!     }
 //! }
 //! ```

@@ -51,12 +51,20 @@ fn serve(guest: &Guest) -> Result<Infallible, Error> {
     Ok(guest.block_on(pending())?)
 }
 
-/// One client after the other. What a client does wrong ends only its own session.
+/// One client after the other. What a client does wrong ends only its own session, also when it is
+/// found out before that has begun.
 async fn accept(mut server: Server, runtime: &Runtime) -> Result<Infallible, Error> {
     loop {
-        let channel = server.accept_on(runtime).await?;
-        if let Err(error) = converse(channel).await {
-            println!("{}: {error}", server.path());
+        let session = match server.accept_on(runtime).await {
+            Ok(channel) => converse(channel).await,
+            Err(error) => Err(error),
+        };
+        match session {
+            Ok(()) => {}
+            Err(error @ (Error::PeerFault(_) | Error::PeerDied | Error::Closed)) => {
+                println!("{}: {error}", server.path());
+            }
+            Err(error) => return Err(error),
         }
     }
 }
