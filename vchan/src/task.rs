@@ -89,6 +89,47 @@ impl Channel {
         self.read.reader.link().state()
     }
 
+    /// Closes the channel, as dropping it does, as
+    /// [`Channel::shutdown`](crate::Channel::shutdown) of the blocking face. (tokio's `shutdown` is for
+    /// one direction, and does nothing here.)
+    pub fn close(&self) {
+        self.read.close();
+    }
+
+    /// The sizes of the rings that this side reads and writes, in bytes.
+    #[must_use]
+    pub fn ring_sizes(&self) -> (usize, usize) {
+        (self.read.ring_size(), self.write.ring_size())
+    }
+
+    /// See [`ReadHalf::data_ready`].
+    ///
+    /// # Errors
+    /// [`Error::PeerFault`].
+    pub fn data_ready(&mut self) -> Result<usize, Error> {
+        self.read.data_ready()
+    }
+
+    /// See [`WriteHalf::buffer_space`].
+    ///
+    /// # Errors
+    /// [`Error::PeerFault`].
+    pub fn buffer_space(&mut self) -> Result<usize, Error> {
+        self.write.buffer_space()
+    }
+
+    /// See [`ReadHalf::bytes_read`].
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.read.bytes_read()
+    }
+
+    /// See [`WriteHalf::bytes_written`].
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        self.write.bytes_written()
+    }
+
     /// See [`ReadHalf::read`].
     ///
     /// # Errors
@@ -175,6 +216,31 @@ impl ReadHalf {
     pub async fn recv(&mut self, to: &mut [u8]) -> Result<(), Error> {
         poll_fn(|cx| self.waiter.poll(cx, || self.reader.recv(to))).await
     }
+
+    /// How many bytes can be read without waiting: 0 to the ring's size.
+    ///
+    /// # Errors
+    /// [`Error::PeerFault`].
+    pub fn data_ready(&mut self) -> Result<usize, Error> {
+        self.reader.ready()
+    }
+
+    /// The size in bytes of the ring that this half reads.
+    #[must_use]
+    pub fn ring_size(&self) -> usize {
+        self.reader.size()
+    }
+
+    /// How many bytes were read since the connection began.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.reader.total()
+    }
+
+    /// See [`Channel::close`]. A task that waits to write ends at once.
+    pub fn close(&self) {
+        self.waiter.tasks.shut_down();
+    }
 }
 
 /// The writing half of a [`Channel`].
@@ -217,6 +283,44 @@ impl WriteHalf {
     /// As [`WriteHalf::drain`](crate::WriteHalf::drain) of the blocking face.
     pub async fn drain(&mut self) -> Result<(), Error> {
         poll_fn(|cx| self.waiter.poll(cx, || self.writer.drained())).await
+    }
+
+    /// How many bytes can be written without waiting: 0 to the ring's size.
+    ///
+    /// # Errors
+    /// [`Error::PeerFault`].
+    pub fn buffer_space(&mut self) -> Result<usize, Error> {
+        self.writer.free()
+    }
+
+    /// The size in bytes of the ring that this half writes.
+    #[must_use]
+    pub fn ring_size(&self) -> usize {
+        self.writer.size()
+    }
+
+    /// How many bytes the ring has accepted since the connection began.
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        self.writer.total()
+    }
+
+    /// See [`Channel::close`]. A task that waits to read ends at once, and may read what is there.
+    ///
+    /// ```
+    /// use vchan::Error;
+    /// use vchan::task::WriteHalf;
+    ///
+    /// /// Says goodbye, and ends the task that reads.
+    /// async fn leave(mut writing: WriteHalf) -> Result<(), Error> {
+    ///     writing.send(b"goodbye").await?;
+    ///     writing.drain().await?;
+    ///     writing.close();
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn close(&self) {
+        self.waiter.tasks.shut_down();
     }
 }
 

@@ -135,7 +135,8 @@ impl AsyncWrite for WriteHalf {
     }
 
     /// Nothing to do: a vchan cannot be closed in one direction. It closes when both halves are
-    /// dropped, and what was written stays readable.
+    /// dropped or with [`WriteHalf::close`], and what was written stays readable. So
+    /// `copy_bidirectional` ends when the peer closes, not before.
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

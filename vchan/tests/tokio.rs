@@ -5,7 +5,9 @@ mod common;
 
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use common::{LONG, World, guest, pattern};
@@ -247,4 +249,65 @@ fn a_destroyed_domain_ends_an_asynchronous_wait() {
         assert!(matches!(error, Err(Error::PeerDied)), "{error:?}");
         drop(server);
     });
+}
+
+/// Whether a task was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Woken>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Polls `waiting`, which has nothing to do, and again when `end` has woken it.
+fn ended_by<T>(waiting: impl Future<Output = T>, end: impl FnOnce()) -> T {
+    let (woken, mut waiting) = (Arc::new(Woken::default()), pin!(waiting));
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut poll = || waiting.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(poll().is_pending());
+    assert!(!woken.0.swap(false, Relaxed));
+    end();
+    assert!(woken.0.swap(false, Relaxed), "nobody wakes it");
+    match poll() {
+        Poll::Ready(done) => done,
+        Poll::Pending => panic!("it still waits"),
+    }
+}
+
+#[test]
+fn closing_wakes_a_task_of_the_own_side() {
+    let world = World::new();
+    run(async {
+        let (server, mut client) = pair(&world, 1024, 1024).await;
+        let (mut reading, mut writing) = server.into_split();
+        client.send(b"first words").await.unwrap();
+        assert_eq!(
+            (reading.ring_size(), reading.data_ready().unwrap()),
+            (1024, 11)
+        );
+        reading.recv(&mut [0; 11]).await.unwrap();
+        let end = ended_by(reading.read(&mut [0]), || writing.close());
+        assert_eq!((end.unwrap(), reading.bytes_read()), (0, 11));
+        let late = writing.send(b"late").await;
+        assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+
+        let (server, mut client) = pair(&world, 1024, 1024).await;
+        let (reading, mut writing) = server.into_split();
+        let size = writing.ring_size();
+        writing.send(&vec![7; size]).await.unwrap();
+        assert_eq!(
+            (writing.buffer_space().unwrap(), writing.bytes_written()),
+            (0, size as u64)
+        );
+        let end = ended_by(writing.write(b"x"), || reading.close());
+        assert!(matches!(end, Err(Error::Closed)), "{end:?}");
+        // What was written before can be read, and then the end.
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, vec![7; size]);
+    });
+    world.assert_clean();
 }

@@ -58,6 +58,12 @@ impl Tasks {
         &self.link
     }
 
+    /// Closes the channel for the peer, and for the tasks that wait on this side.
+    pub(crate) fn shut_down(&self) {
+        self.link.shut_down();
+        self.wakers.wake_by_ref();
+    }
+
     /// Takes steps until one has a result or there is nothing to do; then `waker` is woken when
     /// there may be.
     pub(crate) fn poll<T>(
