@@ -250,8 +250,8 @@ impl io::Write for Channel {
 /// Readable while an event is pending. Use it after [`Error::WouldBlock`] only: that answer is what
 /// asks the peer for an event.
 ///
-/// There is one descriptor for both directions and both halves, and an event is seen by whoever takes it
-/// first: any call that waits, and any that does not and finds nothing to do. So whoever waits on the
+/// There is one descriptor for both directions and both halves, and an event is seen by whoever takes
+/// it first: a call that waits, or one that does not and finds nothing to do. So whoever waits on the
 /// descriptor sees to both directions; the other half must not be used in another thread meanwhile.
 ///
 /// # Panics

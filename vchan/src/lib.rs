@@ -3,6 +3,35 @@
 //! A vchan joins two domains on one Xen host: two byte rings in granted pages and one event
 //! channel, found through XenStore. Everything in this crate is either that, a [`host`] that
 //! provides it, or the code that uses it.
+//!
+//! ```no_run
+//! use std::io::{Read, Write};
+//! use vchan::{Client, DomId};
+//!
+//! // In domain 0; domain 2 has a server that answers in capitals.
+//! let mut channel = Client::builder(&vchan::xen::host()?, DomId::new(2)?).connect()?;
+//! channel.write_all(b"hello from dom0\n")?;
+//! let mut answer = [0; 16];
+//! channel.read_exact(&mut answer)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | for | there is |
+//! |---|---|
+//! | offering a vchan to another domain, and finding one | [`Server`], [`Client`], on a [`Host`] |
+//! | streams, datagrams, time limits, calls that do not wait | [`Channel`], and its halves [`ReadHalf`] and [`WriteHalf`] for two threads |
+//! | many messages at once, and the bytes of the ring in place | [`send_many`](WriteHalf::send_many) and [`recv_many`](ReadHalf::recv_many), [`reserve`](WriteHalf::reserve) and [`peek`](ReadHalf::peek) |
+//! | how long a call looks before it sleeps | [`Spin`] |
+//! | tasks | [`tokio`], or [`task`] on any other runtime |
+//! | a machine without Xen, and tests | the crate `vchan-emulator`, which gives a [`Host`] as well |
+//!
+//! The peer is not trusted: whatever it writes, a call gives bytes or an [`Error`], and never panics.
+//!
+//! # Features
+//!
+//! - `std`, on by default: [`xen`], the Linux host; [`xenstore::Client`]; the traits of [`std::io`].
+//!   Without it the crate is `no_std` and needs `alloc`.
+//! - `tokio`: the module [`tokio`]. It needs `std`.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;

@@ -2,8 +2,8 @@
 //!
 //! Each end keeps its own index private: the copy in the page is only ever written, so the peer
 //! cannot change it under us. The peer's index is cached; it is loaded only when the cached one does
-//! not suffice, once per decision, and every loaded value is validated against what is known. Nothing here waits,
-//! and whether the peer must be told is a return value: it is the caller who sends events.
+//! not suffice, once per decision, and every loaded value is validated against what is known. Nothing
+//! here waits, and whether the peer must be told is a return value: it is the caller who sends events.
 //!
 //! Comments name the steps of the published TLA+ model of vchan (talex5/spec-vchan) by its labels;
 //! docs/DESIGN.md says what that model assumes and this code does not.

@@ -47,8 +47,9 @@ impl Writer {
         Ok(free as usize)
     }
 
-    /// Writes all of `from` in the usual case, when there is nothing else to see to and no end of the ring in
-    /// the way. `None`: nothing was done, and [`write`](Writer::write) or [`send`](Writer::send) must.
+    /// Writes all of `from` in the usual case, when there is nothing else to see to and no end of the
+    /// ring in the way. `None`: nothing was done, and [`write`](Writer::write) or
+    /// [`send`](Writer::send) must.
     ///
     /// Short messages are copied in place, so that all of this is a few dozen instructions.
     #[inline(never)]
