@@ -128,7 +128,7 @@ enum ModeName {
     Spin,
     /// Calls do not wait, the ends poll the descriptor
     NonBlocking,
-    /// The ends are tasks
+    /// The ends are tasks; in one program only, not between two domains
     Tokio,
 }
 
