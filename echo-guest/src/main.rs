@@ -5,6 +5,7 @@
 mod init;
 
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -15,9 +16,21 @@ use anyhow::Context as _;
 use echo_guest::{Console, Serving};
 use vchan::Host;
 
+const USAGE: &str = "\
+Usage: echo-guest
+
+Serves vchan clients of domain 0, one after the other, at data/vchan of the own domain, and answers
+in capitals, until it is killed. As the first program of a Linux guest (/init) it also makes the
+guest ready for that. Without Xen: VCHAN_EMULATED_DOMAIN names a domain of an emulated host.
+
+Exit codes: 1 it could not begin, 2 the command line cannot be used";
+
 fn main() -> ExitCode {
+    // A kernel gives its init what it does not know itself: only an ordinary program looks.
     if init::is_init() {
         init::run();
+    } else if let Some(argument) = std::env::args_os().nth(1) {
+        return explain(&argument);
     }
     let mut serving = Serving::default();
     loop {
@@ -29,6 +42,19 @@ fn main() -> ExitCode {
         }
         pause();
     }
+}
+
+/// What it is, to whoever asks, or gives it an argument that it does not have.
+fn explain(argument: &OsStr) -> ExitCode {
+    if argument == "-h" || argument == "--help" {
+        let _ = writeln!(io::stdout().lock(), "{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    note(format_args!(
+        "{} is no argument of it\n{USAGE}",
+        argument.display()
+    ));
+    ExitCode::from(2)
 }
 
 /// Serves clients until the host fails, on a fresh connection to it.

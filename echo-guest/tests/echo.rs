@@ -179,6 +179,22 @@ fn without_any_host_it_says_what_to_do() {
 /// The size of the rings.
 const RING: usize = 8192;
 
+#[test]
+fn it_says_what_it_is_and_takes_no_arguments() {
+    for (argument, code) in [("--help", 0), ("-h", 0), ("--domain=3", 2), ("2", 2)] {
+        let ended = program().arg(argument).output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{argument}");
+        let said = if code == 0 {
+            ended.stdout
+        } else {
+            ended.stderr
+        };
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("Usage: echo-guest"), "{said}");
+        assert_eq!(said.contains(argument), code != 0, "{said}");
+    }
+}
+
 fn wait_until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !condition() {
