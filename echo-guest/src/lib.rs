@@ -8,16 +8,19 @@ extern crate alloc;
 use alloc::vec;
 use core::convert::Infallible;
 use core::fmt;
+use core::time::Duration;
 
 use vchan::task::{self, Runtime};
-use vchan::{
-    Channel, DomId, Error, Host, HostError, Server, ServerBuilder, StorePath, diagnostics,
-};
+use vchan::{Channel, DomId, Error, Host, HostError, Server, StorePath, diagnostics};
 
 const PATH: &str = "data/vchan";
 const RING_SIZE: usize = 5000;
 /// The most bytes that are answered at a time.
 const BUFFER_SIZE: usize = 64 * 1024;
+/// The same in a task, of which there may be many.
+const TASK_BUFFER_SIZE: usize = 1024;
+/// How long a task waits before it tries to make an offer again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where the server says what it does.
 pub trait Console {
@@ -76,8 +79,8 @@ impl Serving {
         let (client, path): (_, StorePath) = (self.client, PATH.parse()?);
         let begins = || diagnostics::server_begins(client, &path);
         console.print(format_args!("{}", begins()));
-        let builder = builder(host, client, &path);
-        let builder = builder
+        let builder = Server::builder(host, client)
+            .path(path.clone())
             .read_size(self.read_size)
             .write_size(self.write_size);
         let mut server = builder.bind()?;
@@ -93,55 +96,67 @@ impl Serving {
     }
 }
 
-/// One vchan of an echo that serves several: for whom, and where.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The clients' domain.
-    pub client: DomId,
-    /// Where the keys are published.
-    pub path: StorePath,
-}
-
-impl Place {
-    /// Serves clients here, one after the other, until the host fails: as [`Serving::run`], in a task
-    /// of `runtime`, of which there may be one for each place.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn serve_on(
-        &self,
-        host: &Host,
-        runtime: &Runtime,
-        console: &mut impl Console,
-    ) -> Result<Infallible, Error> {
-        let Place { client, path } = self;
-        let begins = || diagnostics::server_begins(*client, path);
-        console.print(format_args!("{}", begins()));
-        let builder = builder(host, *client, path);
-        let mut server = builder.bind_on(runtime).await?;
-        loop {
-            let offer = server.pending_on(runtime).await?;
-            let published = diagnostics::server(&offer.handshake());
-            console.print(format_args!("{published}"));
-            let session = match server.accept_on(runtime).await {
-                Ok(channel) => {
-                    console.note(format_args!("domain {client} has connected"));
-                    converse_on(channel).await
+/// Serves the clients of `server`, one after the other: as [`Serving::run`], in a task of `runtime`, of
+/// which there may be one for each server.
+///
+/// A host that has no memory for the next offer now, as clients that are gone keep theirs mapped, or no
+/// XenStore, may have it later. That is noted once, and tried again every second.
+///
+/// # Errors
+/// Those of which no other end can be hoped for.
+pub async fn serve_on(
+    mut server: Server,
+    runtime: &Runtime,
+    console: &mut impl Console,
+) -> Result<Infallible, Error> {
+    // Made at once: later there may be no memory for it.
+    let mut buffer = vec![0; TASK_BUFFER_SIZE];
+    let mut is_in_trouble = false;
+    loop {
+        let served = serve_one_on(
+            &mut server,
+            runtime,
+            &mut buffer,
+            console,
+            &mut is_in_trouble,
+        );
+        match served.await {
+            Err(error @ (Error::Host(_) | Error::Store(_))) => {
+                if !is_in_trouble {
+                    console.note(format_args!("{error}; trying again"));
                 }
-                Err(error) => Err(error),
-            };
-            conclude(*client, session, console)?;
-            console.print(format_args!("{}", begins()));
+                is_in_trouble = true;
+                runtime.sleep(PAUSE).await;
+            }
+            other => other?,
         }
     }
 }
 
-/// The server before it publishes.
-fn builder(host: &Host, client: DomId, path: &StorePath) -> ServerBuilder {
-    Server::builder(host, client)
-        .path(path.clone())
-        .read_size(RING_SIZE)
-        .write_size(RING_SIZE)
+/// Makes an offer, if none stands, and serves the client that takes it.
+async fn serve_one_on(
+    server: &mut Server,
+    runtime: &Runtime,
+    buffer: &mut [u8],
+    console: &mut impl Console,
+    is_in_trouble: &mut bool,
+) -> Result<(), Error> {
+    let offer = server.pending_on(runtime).await?;
+    let (client, handshake) = (offer.peer(), offer.handshake());
+    let begins = diagnostics::server_begins(client, server.path());
+    let published = diagnostics::server(&handshake);
+    console.print(format_args!("{begins}{published}"));
+    if core::mem::take(is_in_trouble) {
+        console.note(format_args!("on offer again"));
+    }
+    let session = match server.accept_on(runtime).await {
+        Ok(channel) => {
+            console.note(format_args!("domain {client} has connected"));
+            converse_on(channel, buffer).await
+        }
+        Err(error) => Err(error),
+    };
+    conclude(client, session, console)
 }
 
 /// Says how a session ended. An error that is none of the client's doing ends the server.
@@ -169,11 +184,10 @@ fn answer(said: &mut [u8]) -> &[u8] {
 }
 
 /// Answers one client until it closes, as [`converse`], in a task.
-async fn converse_on(mut channel: task::Channel) -> Result<u64, Error> {
-    let mut buffer = vec![0; BUFFER_SIZE];
+async fn converse_on(mut channel: task::Channel, buffer: &mut [u8]) -> Result<u64, Error> {
     let mut total = 0_u64;
     loop {
-        let count = channel.read(&mut buffer).await?;
+        let count = channel.read(buffer).await?;
         if count == 0 {
             return Ok(total);
         }

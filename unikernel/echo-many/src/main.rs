@@ -2,18 +2,20 @@
 //!
 //! `extra="ports=100 ring-size=4096"` says how many, and how long their rings are, in bytes; they are
 //! called `p0`, `p1` and so on, and are published below `data/vchan/0/`. With `more=no` it goes on with
-//! fewer when there is no memory for more.
+//! fewer when there is no memory for more. A port whose next offer finds no memory, as clients that are
+//! gone keep theirs, is offered again when there is.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 use alloc::format;
-use alloc::vec;
+use alloc::string::String;
 use core::convert::Infallible;
+use core::fmt;
 use core::future::pending;
 
-use vchan::task::{Channel, Runtime};
+use echo_guest::Console as _;
 use vchan::{DomId, Error, Server};
 use vchan_unikernel::{Guest, println};
 
@@ -25,11 +27,11 @@ fn serve(guest: &Guest) -> Result<Infallible, Error> {
     let size = number("ring-size").unwrap_or(1024);
     let goes_on = guest.command_line().value("more") == Some("no");
     let mut served = 0;
-    for port in 0..ports {
-        let name = format!("p{port}");
+    for number in 0..ports {
+        let port = format!("p{number}");
         let server = Server::builder(guest.host(), DomId::DOM0);
         let server = server
-            .port(name.parse()?)
+            .port(port.parse()?)
             .read_size(size)
             .write_size(size)
             .bind();
@@ -43,44 +45,25 @@ fn serve(guest: &Guest) -> Result<Infallible, Error> {
         served += 1;
         let runtime = guest.runtime();
         guest.spawn(async move {
-            let Err(error) = accept(server, &runtime).await;
-            println!("{name}: {error}");
+            let mut console = Console { port };
+            let Err(error) = echo_guest::serve_on(server, &runtime, &mut console).await;
+            console.note(format_args!("error: {error}"));
         });
     }
     println!("{served} ports are served");
     Ok(guest.block_on(pending())?)
 }
 
-/// One client after the other. What a client does wrong ends only its own session, also when it is
-/// found out before that has begun.
-async fn accept(mut server: Server, runtime: &Runtime) -> Result<Infallible, Error> {
-    loop {
-        let session = match server.accept_on(runtime).await {
-            Ok(channel) => converse(channel).await,
-            Err(error) => Err(error),
-        };
-        match session {
-            Ok(()) => {}
-            Err(error @ (Error::PeerFault(_) | Error::PeerDied | Error::Closed)) => {
-                println!("{}: {error}", server.path());
-            }
-            Err(error) => return Err(error),
-        }
-    }
+/// Says which port it is that something is said of.
+struct Console {
+    port: String,
 }
 
-async fn converse(mut channel: Channel) -> Result<(), Error> {
-    let mut buffer = vec![0; 1024];
-    loop {
-        let count = channel.read(&mut buffer).await?;
-        if count == 0 {
-            return Ok(());
-        }
-        let mut answer = &mut buffer[..count];
-        answer.make_ascii_uppercase();
-        while !answer.is_empty() {
-            let written = channel.write(answer).await?;
-            answer = &mut answer[written..];
-        }
+impl echo_guest::Console for Console {
+    /// Nothing: there may be a hundred ports.
+    fn print(&mut self, _text: fmt::Arguments<'_>) {}
+
+    fn note(&mut self, line: fmt::Arguments<'_>) {
+        println!("{}: {line}", self.port);
     }
 }
