@@ -12,6 +12,7 @@ mod bench;
 mod guests;
 mod load;
 mod program;
+mod progress;
 mod report;
 mod scenarios;
 mod store;

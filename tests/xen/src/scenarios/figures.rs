@@ -9,6 +9,7 @@ use vchan::{Channel, Client, DomId, Host};
 
 use super::random_bytes;
 use crate::guests::{Guest, Image, Kind, Which};
+use crate::report::report;
 
 /// No wait takes so long, on any machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,13 +50,18 @@ pub(super) fn figures(kind: Kind) -> Result<()> {
 
 fn of_guest(which: Which) -> Result<Figures> {
     let host = vchan::xen::host()?;
+    let step = |what: &str| report(&format!("note {} {:?}: {what}", which.kind, which.image));
+    step("is created");
     let began = Instant::now();
     let guest = which.created()?;
     // Whoever waits for the keys is told at once.
     let mut channel = connect(&host, &guest)?;
     let created_ms = began.elapsed().as_secs_f64() * 1e3;
+    step("makes round trips");
     let round_trip_us = round_trip(&mut channel)?.as_secs_f64() * 1e6;
+    step("echoes 4 MiB");
     let mib_per_second = throughput(channel)?;
+    step("is idle for a minute");
 
     // Until what the session has left to do is done: what the boot took does not count.
     std::thread::sleep(Duration::from_secs(5));

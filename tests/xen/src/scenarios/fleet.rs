@@ -12,6 +12,7 @@ use super::unikernel::echoed;
 use super::{InAll, OfKind};
 use crate::guests::{self, Guest, Image, Kind, Which};
 use crate::program;
+use crate::progress::Progress;
 
 /// One guest after the other: they begin and end without any.
 pub(super) const CYCLES: &[OfKind] = &[("create-destroy", 600, |kind| {
@@ -46,12 +47,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn at_once(kinds: &[Kind]) -> Result<()> {
     let host = vchan::xen::host()?;
     let began = Instant::now();
+    let mut progress = Progress::new("unikernels created", count(kinds.len()), 20);
     let mut fleet = Vec::new();
     for (number, &kind) in kinds.iter().enumerate() {
         let name = format!("fleet-{number}");
         let guest = Guest::unikernel(&name, kind, "echo-guest", 4, "")
             .with_context(|| format!("with {number} others"))?;
         fleet.push(guest);
+        progress.step();
     }
     let created = began.elapsed();
     let mut channels = Vec::new();
@@ -72,7 +75,16 @@ fn at_once(kinds: &[Kind]) -> Result<()> {
         began.elapsed().as_secs_f64()
     );
     drop(channels);
-    fleet.into_iter().try_for_each(Guest::destroy)
+    let mut progress = Progress::new("unikernels destroyed", count(fleet.len()), 20);
+    fleet.into_iter().try_for_each(|guest| {
+        guest.destroy()?;
+        progress.step();
+        Ok(())
+    })
+}
+
+fn count(things: usize) -> u32 {
+    u32::try_from(things).unwrap_or(u32::MAX)
 }
 
 /// Created, echoing, destroyed.
@@ -103,6 +115,9 @@ fn expect(channel: &mut Channel, answer: &str) -> Result<()> {
 /// How many lives the long run has, unless `VCHAN_CYCLES` says otherwise.
 const LIVES: u32 = 1000;
 
+/// After so many lives, what is opened and loaded once is there.
+const WARM_UP: u32 = 20;
+
 /// Lives of both kinds, many of them. Neither dom0, nor a daemon, nor Xen has less left afterwards.
 fn cycles() -> Result<()> {
     let lives = match std::env::var("VCHAN_CYCLES") {
@@ -111,16 +126,17 @@ fn cycles() -> Result<()> {
     };
     let host = vchan::xen::host()?;
     let mut times = Vec::new();
+    let mut progress = Progress::new("lives", WARM_UP + 1 + lives, 50);
     let mut next = || {
         let life = times.len() + 1;
         let kind = if life % 2 == 0 { Kind::Pv } else { Kind::Pvh };
         let began = Instant::now();
         one_life(&host, kind, "cycle").with_context(|| format!("life {life}"))?;
         times.push(began.elapsed());
+        progress.step();
         anyhow::Ok(())
     };
-    // What is opened and loaded once is there after that.
-    for _ in 0..20 {
+    for _ in 0..WARM_UP {
         next()?;
     }
     let before = in_use()?;
