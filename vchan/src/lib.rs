@@ -33,6 +33,13 @@
 //!   Without it the crate is `no_std` and needs `alloc`.
 //! - `tokio`: the module [`tokio`]. It needs `std`.
 #![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(
+    not(feature = "std"),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the same words describe the library with std, and name what is only there"
+    )
+)]
 
 extern crate alloc;
 #[cfg(test)]

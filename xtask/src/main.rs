@@ -5,6 +5,7 @@ mod cpio;
 mod demo;
 #[cfg(test)]
 mod documents;
+mod features;
 mod fuzz;
 mod interrupt;
 mod mutations;
@@ -51,6 +52,8 @@ enum Task {
     Bench(bench::Bench),
     /// Hold instructions, fences, notifications and system calls against their limits
     Gates,
+    /// Clippy and rustdoc for each set of features that may be chosen
+    Features,
     /// Take out every guard of the library once and see its test fail
     Mutations {
         /// Part of a guard's name: only those
@@ -141,6 +144,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Fuzz(what) => fuzz::run(&what),
         Task::Bench(what) => bench::run(&what),
         Task::Gates => bench::gates_alone(),
+        Task::Features => features::check(),
         Task::Mutations { guard } => mutations::run_alone(guard.as_deref()),
         Task::Soak {
             gib,

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "tokio")]
+use vchan::Client;
 use vchan::xenstore;
-use vchan::{Client, DomId, Error, Host, Server, StoreErrorKind};
+use vchan::{DomId, Error, Host, Server, StoreErrorKind};
 
 #[cfg(feature = "tokio")]
 use crate::common::watched::watched;

@@ -77,6 +77,7 @@ fn calls(world: &World) -> Vec<Call> {
     let (dropping, dropping_proxy) = host(world, guest());
     let dropped = server(&dropping, "data/dropped").bind().unwrap();
     let bound = server(&binding, "data/bound");
+    #[cfg_attr(not(feature = "tokio"), allow(unused_mut, reason = "see below"))]
     let mut calls = vec![
         Call::begun(binding_proxy, || drop(bound.bind().unwrap())),
         Call::begun(dropping_proxy, || drop(dropped)),
