@@ -41,25 +41,32 @@ fn host(world: &World, domid: DomId) -> (Host, Proxy) {
     (proxy.host_with(&world.emulator, domid, store), proxy)
 }
 
-/// Makes its call while the store keeps its replies back. They come after the program went on.
+/// A call that is to be made, and the store that it asks.
 struct Call {
+    proxy: Proxy,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+/// A call that is made while the store keeps its replies back. They come after the program went on.
+struct Begun {
     proxy: Proxy,
     thread: thread::JoinHandle<()>,
 }
 
 impl Call {
-    /// Waits until the store was asked.
-    fn begun(proxy: Proxy, work: impl FnOnce() + Send + 'static) -> Call {
+    fn new(proxy: Proxy, work: impl FnOnce() + Send + 'static) -> Call {
+        let work = Box::new(work);
+        Call { proxy, work }
+    }
+
+    /// Waits until the store was asked. From now on the time counts in which this program runs.
+    fn begin(self) -> Begun {
+        let Call { proxy, work } = self;
         proxy.hold();
         let before = proxy.requests().len();
         let thread = thread::spawn(work);
         wait_until(|| proxy.requests().len() > before);
-        Call { proxy, thread }
-    }
-
-    fn ends(self) {
-        self.proxy.release();
-        self.thread.join().unwrap();
+        Begun { proxy, thread }
     }
 }
 
@@ -79,8 +86,8 @@ fn calls(world: &World) -> Vec<Call> {
     let bound = server(&binding, "data/bound");
     #[cfg_attr(not(feature = "tokio"), allow(unused_mut, reason = "see below"))]
     let mut calls = vec![
-        Call::begun(binding_proxy, || drop(bound.bind().unwrap())),
-        Call::begun(dropping_proxy, || drop(dropped)),
+        Call::new(binding_proxy, || drop(bound.bind().unwrap())),
+        Call::new(dropping_proxy, || drop(dropped)),
     ];
     #[cfg(feature = "tokio")]
     {
@@ -88,10 +95,10 @@ fn calls(world: &World) -> Vec<Call> {
         let (closing, closing_proxy) = host(world, guest());
         let closed = server(&closing, "data/closed").bind().unwrap();
         let bound = server(&binding, "data/bound-in-a-task");
-        calls.push(Call::begun(binding_proxy, move || {
+        calls.push(Call::new(binding_proxy, move || {
             in_a_task(async { drop(bound.bind_async().await.unwrap()) });
         }));
-        calls.push(Call::begun(closing_proxy, move || {
+        calls.push(Call::new(closing_proxy, move || {
             in_a_task(async { closed.close_async().await.unwrap() });
         }));
     }
@@ -106,6 +113,7 @@ fn be_stopped() {
     let (dom0, proxy) = host(&world, DomId::DOM0);
     let mut client = Client::builder(&dom0, guest()).start().unwrap();
     assert!(client.attempt().unwrap().is_none());
+    let calls: Vec<Begun> = calls.into_iter().map(Call::begin).collect();
     proxy.kill();
     let vain = AtomicU32::new(0);
     thread::scope(|scope| {
@@ -123,10 +131,11 @@ fn be_stopped() {
         // It has noticed that the store is still away.
         let before = vain.load(SeqCst);
         wait_until(|| vain.load(SeqCst) > before + 1);
-        for call in calls {
-            call.ends();
-        }
         proxy.revive();
+        calls.iter().for_each(|call| call.proxy.release());
+        calls
+            .into_iter()
+            .for_each(|call| call.thread.join().unwrap());
         let server = world.server().bind().unwrap();
         drop((waiting.join().unwrap(), server));
     });
