@@ -1,7 +1,7 @@
 //! C1 and C4: peers that are killed, destroyed or paused at each of their steps.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -13,7 +13,6 @@ use vchan::{Client, Error};
 use vchan_emulator::faults::{Verdict, gated};
 use vchan_emulator::{DOMAIN_VARIABLE, Emulator};
 
-use crate::SHORT;
 use crate::common::process::{self, Reaped};
 use crate::common::steps::{self, FIRST, NOTICED, Role, SENT, Seen};
 use crate::common::{LONG, bounded, pattern, wait_until};
@@ -45,7 +44,7 @@ fn child() {
         if now && !stopped.swap(true, Ordering::Relaxed) {
             rustix::process::kill_process(rustix::process::getpid(), signal).unwrap();
             // To be stopped takes a moment: not one in which this thread goes on.
-            thread::sleep(SHORT);
+            assert_eq!(std::io::stdin().read(&mut [0]).unwrap(), 1);
         }
         Verdict::Pass
     });
@@ -61,6 +60,7 @@ fn start(emulator: &Emulator, role: Role, signal: &str, step: impl Display) -> R
     let process = process::again("deaths::child")
         .env(PLAN, format!("{role_name} {signal} {step}"))
         .env(DOMAIN_VARIABLE, emulator.domain_directory(role.domid()))
+        .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn();
     Reaped(process.unwrap())
@@ -257,7 +257,7 @@ fn paused_at(role: Role, step: &str, while_connected: bool) {
     let emulator = steps::emulator();
     let pauses = Arc::new(AtomicUsize::new(0));
     let survivor = steps::impatient_survivor(role.other(), &emulator, &pauses);
-    let process = start(&emulator, role, "stop", step);
+    let mut process = start(&emulator, role, "stop", step);
     assert!(stopped(&process.0), "{role:?} has no step {step}");
     if while_connected {
         wait_until(|| pauses.load(Ordering::Relaxed) >= 2);
@@ -265,6 +265,8 @@ fn paused_at(role: Role, step: &str, while_connected: bool) {
         thread::sleep(2 * steps::IMPATIENT);
     }
     rustix::process::kill_process(Pid::from_child(&process.0), Signal::CONT).unwrap();
+    let mut input = process.0.stdin.take().unwrap();
+    input.write_all(b"\n").unwrap();
     assert!(!stopped(&process.0));
     let seen = steps::conclude(role, &emulator, survivor);
     assert_eq!(seen[0].received, pattern(SENT, FIRST), "{role:?} {step}");
