@@ -1,7 +1,7 @@
 //! Who comes first, what waits, and what the same call answers on both sides.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vchan::{Client, Error, State};
 use vchan_tests::pattern::Pattern;
@@ -135,6 +135,11 @@ fn our_blocking_calls_sleep_until_c_acts() {
         writer.send(&sent[4096..]).unwrap();
         writer
     });
+    // As much as fits.
+    let since = Instant::now();
+    while world.c.number("ready") < 4096 {
+        assert!(since.elapsed() < LIMIT, "it does not write");
+    }
     std::thread::sleep(A_WHILE);
     assert!(!reading.is_finished() && !writing.is_finished());
     assert_eq!(world.c.ask("write 2999"), "2999");
