@@ -5,6 +5,7 @@ mod common;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{
@@ -13,7 +14,7 @@ use common::{
 };
 use vchan::host::Port;
 use vchan::layout::{Live, Ring, Side};
-use vchan::{Channel, Client, DomId, StorePath};
+use vchan::{Channel, Client, DomId, State, StorePath};
 use vchan_emulator::{DOMAIN_VARIABLE, Emulator};
 
 const GOLDEN: &str = "\
@@ -58,11 +59,15 @@ fn bytes_go_out_as_they_are_and_at_once() {
 #[test]
 fn in_a_pipe_it_ends_once_the_answer_is_in() {
     let emulator = emulated_host();
-    let server = serve(publish(&emulator), echo);
+    let (go, told) = mpsc::channel();
+    let server = serve(publish(&emulator), move |channel| {
+        answer_first(channel, &told);
+    });
     let mut client = start_in_dom0(&emulator, &["2"]);
     client.send(b"hello\n");
     client.close_input();
     client.expect_output("HELLO\n");
+    go.send(()).unwrap();
     // Without waiting for more: see the unit tests.
     client.wait().expect_code(0);
     server.join().unwrap();
@@ -323,17 +328,17 @@ fn with_linger_an_answer_may_be_longer_than_the_question() {
 #[test]
 fn a_peer_that_takes_its_time_to_read_is_waited_for() {
     let emulator = emulated_host();
-    let server = serve(publish(&emulator), |mut channel| {
-        std::thread::sleep(Duration::from_millis(2500));
-        // Before it reads, after which the client waits for no longer than it was told to.
-        channel.write_all(b"HELLO\n").unwrap();
-        assert_eq!(swallow(channel), b"hello\n");
+    let (go, told) = mpsc::channel();
+    let server = serve(publish(&emulator), move |channel| {
+        answer_first(channel, &told);
     });
     let mut client = start_in_dom0(&emulator, &["2", "--linger", "1"]);
     client.send(b"hello\n");
-    let ended = client.finish();
-    ended.expect_code(0);
-    assert_eq!(ended.output, b"HELLO\n");
+    client.close_input();
+    client.expect_output("HELLO\n");
+    std::thread::sleep(Duration::from_millis(2500));
+    go.send(()).unwrap();
+    client.wait().expect_code(0);
     server.join().unwrap();
 }
 
@@ -382,10 +387,11 @@ fn a_server_that_got_its_answer_ends() {
     server.close_input();
     let client = connect(&emulator, "/local/domain/2/data/vchan");
     assert_eq!(client.ring_sizes(), (2048, 1024));
-    let client = std::thread::spawn(move || echo(client));
-    let ended = server.wait();
-    ended.expect_code(0);
-    assert_eq!(ended.output, b"HELLO\n");
+    let (go, told) = mpsc::channel();
+    let client = std::thread::spawn(move || answer_first(client, &told));
+    server.expect_output("HELLO\n");
+    go.send(()).unwrap();
+    server.wait().expect_code(0);
     client.join().unwrap();
     emulator.assert_clean();
 }
@@ -406,6 +412,15 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     drop(reader);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     server.join().unwrap();
+}
+
+/// Answers, and reads the question when it is told to, which the other side has waited for. From then
+/// on that waits for an answer no longer than it was told to, and the machine may stop.
+fn answer_first(mut channel: Channel, told: &mpsc::Receiver<()>) {
+    channel.write_all(b"HELLO\n").unwrap();
+    told.recv().unwrap();
+    assert_eq!(channel.state().unwrap(), State::Connected);
+    assert_eq!(swallow(channel), b"hello\n");
 }
 
 /// The size of the rings.
