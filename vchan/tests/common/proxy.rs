@@ -146,6 +146,12 @@ impl Proxy {
         self.state.lock().kill();
     }
 
+    /// Dies and starts again: what clients that have gone still had to say is not heard any more.
+    pub fn restart(&self) {
+        self.kill();
+        self.revive();
+    }
+
     pub fn is_alive(&self) -> bool {
         self.state.lock().listener.is_some()
     }
@@ -218,9 +224,13 @@ impl State {
             let state = Arc::clone(self);
             thread::spawn(move || {
                 state.relay(&from, &to, requests, life);
-                // One end is gone: so is the other.
-                _ = from.shutdown(Shutdown::Both);
-                _ = to.shutdown(Shutdown::Both);
+                if requests {
+                    // The store answers what it was asked before its client went, and hangs up then.
+                    _ = to.shutdown(Shutdown::Write);
+                } else {
+                    _ = from.shutdown(Shutdown::Both);
+                    _ = to.shutdown(Shutdown::Both);
+                }
             });
         }
     }
@@ -255,7 +265,9 @@ impl State {
                     inner.reply(message)
                 };
                 for message in messages {
-                    if to.write_all(&message.encode().unwrap()).is_err() {
+                    // Who has gone is not told; what was asked before is counted to the end.
+                    let told = to.write_all(&message.encode().unwrap());
+                    if requests && told.is_err() {
                         return;
                     }
                 }

@@ -60,8 +60,7 @@ fn fault_e01_accepting_ends_by_its_deadline_while_the_store_hangs() {
         assert!(is_timed_out(&error), "{error}");
         assert!(since.elapsed() < FAR_LESS);
 
-        proxy.kill();
-        proxy.revive();
+        proxy.restart();
         drop(client);
         server.pending().unwrap();
         let mut client = connect(&world.dom0, LONG).unwrap();
@@ -81,8 +80,7 @@ fn fault_e01_connecting_ends_by_its_deadline_while_the_store_hangs() {
         let error = connect(&host, SOME_TIME).unwrap_err();
         assert!(is_timed_out(&error), "{error}");
         // Also when it has begun to wait before.
-        proxy.kill();
-        proxy.revive();
+        proxy.restart();
         let waiting = thread::spawn(move || connect(&host, 2 * SOME_TIME));
         while !proxy
             .requests()
