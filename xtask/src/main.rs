@@ -70,7 +70,8 @@ enum Task {
         /// Where the random numbers begin
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// On real Xen under QEMU: many unikernels, and traffic with killed clients unless --gib is 0
+        /// On real Xen under QEMU: many unikernels, unless --lives is 0, and traffic with killed clients,
+        /// unless --gib is 0
         #[arg(long)]
         xen: bool,
         /// How many unikernels live one after the other on real Xen
