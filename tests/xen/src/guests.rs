@@ -219,6 +219,16 @@ impl Guest {
         }
     }
 
+    /// Waits until the domain is no more.
+    pub fn wait_for_end(&self, limit: Duration) -> Result<()> {
+        let until = program::latest(limit);
+        while domid(&self.name)?.is_some() {
+            ensure!(Instant::now() < until, "{} has not ended", self.name);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
     /// `/local/domain/<domid>/data/<leaf>`.
     pub fn path(&self, leaf: &str) -> String {
         format!("/local/domain/{}/data/{leaf}", self.domid)

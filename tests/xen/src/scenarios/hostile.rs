@@ -1,6 +1,6 @@
 //! A client in dom0 that does what a hostile domain may: the rings are in its own hands.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -130,43 +130,94 @@ fn still_mapped(host: &Host, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// A client that never lets the guest wait for anything: it hears `xl shutdown` all the same.
+/// A client that leaves the guest no time to wait: it hears `xl shutdown` all the same.
+///
+/// The guest is stopped in the middle of the conversation. While it stands still it is asked to end, and
+/// given a ring full of bytes to answer and room for all answers. Whoever only hears where he waits
+/// answers them all first.
 pub(super) fn busy_shutdown(which: Which) -> Result<()> {
-    let guest = Guest::unikernel(
-        &format!("busy-{}", which.kind),
-        which.kind,
-        "echo-guest",
-        4,
-        "",
-    )?;
+    let name = format!("busy-{}", which.kind);
+    let extra = "read-size=1048576 write-size=1048576";
+    let guest = Guest::unikernel(&name, which.kind, "echo-guest", 8, extra)?;
     guest.wait_for_server()?;
     let host = vchan::xen::host()?;
     let mut peer = connect(&host, &guest)?;
+    let mut tries = 1;
+    let until = program::latest(Duration::from_secs(60));
+    while !paused_at_work(&guest, &mut peer)? {
+        guest.xl(&["unpause"], &[])?;
+        ensure!(
+            Instant::now() < until,
+            "it was asleep each of the {tries} times it was paused"
+        );
+        tries += 1;
+    }
+    let key = format!("/local/domain/{}/control/shutdown", guest.domid).parse()?;
+    let store = host.store();
+    store.write(&key, b"poweroff")?;
+    // What the store has to tell the guest lies in the guest's ring before the store answers these.
+    for _ in 0..10 {
+        ensure!(store.read(&key)? == b"poweroff", "a paused guest has heard");
+    }
+    let prod = Ring::read_by(peer.side).prod();
+    let before = peer.load(prod);
+    guest.xl(&["unpause"], &[])?;
+    wait_until("the guest closed the channel", || has_closed(&peer))?;
+    let answered = peer.load(prod).wrapping_sub(before);
+    println!("note: {answered} bytes were answered after the wish, try {tries}");
+    ensure!(
+        answered <= MOST_ANSWERED,
+        "{answered} bytes were answered before the wish was heard"
+    );
+    drop(peer);
+    guest.wait_for_end(HALF_A_MINUTE)
+}
+
+/// What the echo may answer before it hears a wish: what it answers at a time, and that again.
+const MOST_ANSWERED: u32 = 2 * (64 << 10);
+
+/// Pauses the guest while it is kept busy. Whether it was at work then, and not asleep; its ring is
+/// full, and there is room for all answers.
+fn paused_at_work(guest: &Guest, peer: &mut RawPeer) -> Result<bool> {
+    let paused = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let busy = scope.spawn(move || {
-            let until = program::latest(Duration::from_secs(90));
-            while !has_closed(&peer) && Instant::now() < until {
-                keep_busy(&mut peer);
-            }
-            has_closed(&peer)
-        });
-        guest.xl(&["shutdown", "-w"], &[])?;
-        let closed = busy.join().ok().context("the client panicked")?;
-        ensure!(closed, "the guest has ended without closing the channel");
-        Ok(())
+        let busy = scope.spawn(|| busy_until(&paused, peer));
+        let pause = guest.xl(&["pause"], &[]);
+        paused.store(true, Ordering::Release);
+        let was_at_work = busy.join().ok().context("the client panicked")?;
+        pause.map(|()| was_at_work)
     })
 }
 
-/// There is always something to read, and always room for the answer.
-fn keep_busy(peer: &mut RawPeer) {
-    let (written, read) = (Ring::written_by(peer.side), Ring::read_by(peer.side));
-    for _ in 0..100 {
-        let size = peer.bytes(written).2;
-        peer.store(written.prod(), peer.load(written.cons()).wrapping_add(size));
-        peer.store(read.cons(), peer.load(read.prod()));
+/// Who is to sleep asks for an event before it. So a guest that has read something since it was sent
+/// the last, and has not asked again, is at work.
+fn busy_until(paused: &AtomicBool, peer: &RawPeer) -> bool {
+    let consumed = || peer.load(Ring::written_by(peer.side).cons());
+    let wishes = peer.side.asked_of_us();
+    let mut woken_at = None;
+    loop {
+        let is_paused = paused.load(Ordering::Acquire);
+        keep_busy(peer);
+        let asks = peer.control.load_byte(wishes, Ordering::Acquire) != 0;
+        if is_paused {
+            return !asks && woken_at.is_some_and(|before| consumed() != before);
+        }
+        if asks || woken_at.is_none() {
+            peer.control.store_byte(wishes, 0, Ordering::Release);
+            fence(Ordering::SeqCst);
+            woken_at = Some(consumed());
+            let _ = peer.port.notify();
+        }
     }
-    // It may have been asleep.
-    let _ = peer.port.notify();
+}
+
+/// There is something to read, and room for the answer.
+fn keep_busy(peer: &RawPeer) {
+    let (written, read) = (Ring::written_by(peer.side), Ring::read_by(peer.side));
+    let size = peer.bytes(written).2;
+    let full = peer.load(written.cons()).wrapping_add(size);
+    peer.store(written.prod(), full);
+    peer.store(read.cons(), peer.load(read.prod()));
 }
 
 fn connect(host: &Host, guest: &Guest) -> Result<RawPeer> {
