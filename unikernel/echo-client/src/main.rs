@@ -48,6 +48,7 @@ fn ask(guest: &Guest) -> Result<(), Problem> {
 fn server(host: &Host) -> Result<DomId, Error> {
     let key: StorePath = SERVER.parse()?;
     let watch = host.store().watch(&key)?;
+    println!("waiting for the server's domid in {SERVER}");
     loop {
         match host.store().read(&key) {
             Ok(value) if !value.is_empty() => {
