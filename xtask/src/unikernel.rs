@@ -1,7 +1,7 @@
 //! `cargo xtask unikernel`: the programs that are guests without an operating system.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -22,29 +22,10 @@ const LARGEST_ECHO_GUEST: u64 = 132_000;
 
 /// Builds the programs, each to `target/xen/<program>.xen`.
 pub fn build() -> Result<Vec<PathBuf>> {
-    let target = process::target_directory().join("unikernel");
-    let mut cargo = process::cargo();
-    // What the programs of this workspace are built with, such as a static C library, is not for
-    // those of the other.
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .args(["build", "--quiet", "--release", "--locked"])
-        .args(
-            PROGRAMS
-                .map(|(package, _)| ["--package", package])
-                .as_flattened(),
-        )
-        .arg("--manifest-path")
-        .arg(process::workspace().join("unikernel/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target);
-    process::run(&mut cargo).context("the guests for bare Xen cannot be built")?;
-    fs::create_dir_all(process::xen_directory())?;
+    let built = compile("unikernel", &PROGRAMS.map(|(package, _)| package), "")?;
     let copied = PROGRAMS.iter().map(|(_, program)| {
-        let image = process::xen_directory().join(format!("{program}.xen"));
-        let size = fs::copy(target.join("release").join(program), &image)
-            .with_context(|| format!("cannot write {}", image.display()))?;
+        let image = image(&built, program, program)?;
+        let size = fs::metadata(&image)?.len();
         ensure!(
             *program != "echo-guest" || size <= LARGEST_ECHO_GUEST,
             "{} has {size} bytes, and is to have {LARGEST_ECHO_GUEST} at most",
@@ -53,6 +34,44 @@ pub fn build() -> Result<Vec<PathBuf>> {
         Ok(image)
     });
     copied.collect()
+}
+
+/// Builds the echo guest as compilers do that come without a linker of their own:
+/// `target/xen/echo-guest-gnu-ld.xen`.
+pub fn build_with_gnu_ld() -> Result<PathBuf> {
+    let (package, program) = PROGRAMS[0];
+    let flags = "-C link-arg=-fuse-ld=bfd";
+    let built = compile("unikernel-gnu-ld", &[package], flags)
+        .context("with GNU ld, which is in Debian's package binutils")?;
+    image(&built, program, &format!("{program}-gnu-ld"))
+}
+
+/// Compiles packages of `unikernel/` in a target directory of this name; returns where the programs
+/// are. What the programs of this workspace are built with, such as a static C library, is not for
+/// those of the other: they have `flags`.
+fn compile(directory: &str, packages: &[&str], flags: &str) -> Result<PathBuf> {
+    let target = process::target_directory().join(directory);
+    let mut cargo = process::cargo();
+    cargo
+        .env("RUSTFLAGS", flags)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .args(["build", "--quiet", "--release", "--locked"])
+        .args(packages.iter().flat_map(|package| ["--package", *package]))
+        .arg("--manifest-path")
+        .arg(process::workspace().join("unikernel/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target);
+    process::run(&mut cargo).context("the guests for bare Xen cannot be built")?;
+    Ok(target.join("release"))
+}
+
+/// Copies a program to `target/xen/<name>.xen`.
+fn image(built: &Path, program: &str, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(process::xen_directory())?;
+    let image = process::xen_directory().join(format!("{name}.xen"));
+    fs::copy(built.join(program), &image)
+        .with_context(|| format!("cannot write {}", image.display()))?;
+    Ok(image)
 }
 
 /// `cargo xtask unikernel`.

@@ -110,7 +110,9 @@ pub fn all(packages: &Packages) -> Result<Images> {
     archive.copy("opt/rig/processor-time", &processor_time)?;
     let kernel = packages.kernel();
     // The paths that xl/*.xl name, seen from /root.
-    for image in unikernel::build()? {
+    let mut unikernels = unikernel::build()?;
+    unikernels.push(unikernel::build_with_gnu_ld()?);
+    for image in unikernels {
         let name = image.file_name().unwrap_or_default().to_string_lossy();
         archive.copy(&format!("root/target/xen/{name}"), &image)?;
     }

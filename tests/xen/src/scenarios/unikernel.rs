@@ -16,6 +16,7 @@ use crate::{program, store};
 pub(super) const SCENARIOS: &[OfGuest] = &[
     ("created-again", 60, created_again),
     ("console", 30, console),
+    ("gnu-ld", 60, gnu_ld),
     ("smallest-memory", 300, smallest_memory),
     ("idle", 150, idle),
     ("suspend-refused", 60, suspend_refused),
@@ -225,6 +226,15 @@ fn smallest_memory(which: Which) -> Result<()> {
     // The echo's own is 13.
     ensure!(fit.last() >= Some(&13), "only the orders {fit:?} fit");
     Ok(())
+}
+
+/// The same program, linked by GNU ld, which has its own way with the linker script.
+fn gnu_ld(which: Which) -> Result<()> {
+    let name = format!("gnu-ld-{}", which.kind);
+    let guest = Guest::unikernel(&name, which.kind, "echo-guest-gnu-ld", 4, "")?;
+    guest.wait_for_server()?;
+    echo_of_both_libraries(&guest)?;
+    guest.xl(&["shutdown", "-w"], &[])
 }
 
 /// A C client with streams, then the session.
