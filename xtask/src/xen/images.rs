@@ -109,12 +109,16 @@ pub fn all(packages: &Packages) -> Result<Images> {
     archive.copy("opt/rig/vchan-load", &load)?;
     archive.copy("opt/rig/processor-time", &processor_time)?;
     let kernel = packages.kernel();
-    // The paths that xl/*.xl name, seen from /root.
-    let mut unikernels = unikernel::build()?;
-    unikernels.push(unikernel::build_with_gnu_ld()?);
-    for image in unikernels {
-        let name = image.file_name().unwrap_or_default().to_string_lossy();
-        archive.copy(&format!("root/target/xen/{name}"), &image)?;
+    unikernel::build()?;
+    unikernel::build_with_gnu_ld()?;
+    // The paths that xl/*.xl name, seen from /root. Whoever has written a unikernel puts it there, too.
+    for entry in fs::read_dir(&directory)? {
+        let image = entry?.path();
+        let extension = image.extension().unwrap_or_default();
+        if extension == "xen" || extension == "xl" {
+            let name = image.file_name().unwrap_or_default().to_string_lossy();
+            archive.copy(&format!("root/target/xen/{name}"), &image)?;
+        }
     }
     archive.copy("root/target/xen/vmlinuz", &kernel)?;
     archive.copy("root/target/xen/echo-guest.cpio.gz", &echo_guest)?;
