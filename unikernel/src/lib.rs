@@ -88,6 +88,58 @@
 //! # node-cli $(xl domid greeter)       in another terminal
 //! ```
 //!
+//! Where there is no Xen, this project has one in an emulated machine, whose dom0 has at `target/xen`
+//! what has `.xen` or `.xl` for an ending there. In `../vchan-rs`, with `kernel =
+//! "/root/target/xen/greeter.xen"` in `greeter.xl`:
+//!
+//! ```console
+//! $ cp ../greeter/target/release/greeter target/xen/greeter.xen
+//! $ cp ../greeter/greeter.xl target/xen/
+//! $ cargo xtask xen shell
+//! # xl create target/xen/greeter.xl
+//! # node-cli $(xl domid greeter)
+//! ```
+//!
+//! # Strings, collections, and many channels at once
+//!
+//! There is an allocator, so `extern crate alloc;` gives a program `String`, `Vec`, `format!` and the
+//! like. Calls that wait, wait for one channel. A program with several has a task for each, over the
+//! asynchronous face of the same channels, [`vchan::task`]. What tasks share is behind a lock, such as
+//! `Mutex` of the crate `spin`: it is always free, as nothing interrupts a task that has it.
+//!
+//! ```ignore
+//! fn serve(guest: &Guest) -> Result<Infallible, Error> {
+//!     let heard = Arc::new(Mutex::new(Vec::new()));
+//!     for port in ["first", "second"] {
+//!         let server = Server::builder(guest.host(), DomId::DOM0);
+//!         let server = server.port(port.parse()?).bind()?;
+//!         let (runtime, heard) = (guest.runtime(), Arc::clone(&heard));
+//!         guest.spawn(async move {
+//!             let Err(error) = listen(server, &runtime, &heard).await;
+//!             println!("{port}: {error}");
+//!         });
+//!     }
+//!     Ok(guest.block_on(core::future::pending())?)
+//! }
+//!
+//! async fn listen(
+//!     mut server: Server,
+//!     runtime: &Runtime,
+//!     heard: &Mutex<Vec<u8>>,
+//! ) -> Result<Infallible, Error> {
+//!     loop {
+//!         let mut channel = server.accept_on(runtime).await?;
+//!         let mut bytes = [0; 64];
+//!         while let Ok(count @ 1..) = channel.read(&mut bytes).await {
+//!             heard.lock().extend_from_slice(&bytes[..count]);
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! A client in dom0 finds them by `node-cli --nodepath /local/domain/7/data/vchan/0/first 7`. The
+//! program `echo-many` of this project is a whole one.
+//!
 //! # How it lives
 //!
 //! - One virtual processor, no interrupts, no threads: a program that waits sleeps in Xen.
