@@ -154,6 +154,11 @@ pub enum PeerFault {
 
 /// A grant or event channel operation that failed.
 ///
+/// Its text has all that is known, the error below it included. So
+/// [`source`](core::error::Error::source) gives nothing: who prints the chain would print the cause
+/// twice. What a program may want to tell apart is in [`is_stale`](HostError::is_stale) and, with the
+/// feature `std`, in [`io_kind`](HostError::io_kind).
+///
 /// As large as a pointer, as every call that can fail has room for it.
 #[derive(Debug)]
 pub struct HostError(Box<Story>);
@@ -168,6 +173,9 @@ struct Story {
     stale: bool,
     /// What the error below this one says.
     cause: Option<String>,
+    /// Of which kind it is, if it is one of the operating system.
+    #[cfg(feature = "std")]
+    kind: Option<std::io::ErrorKind>,
 }
 
 impl HostError {
@@ -178,6 +186,8 @@ impl HostError {
             hint: None,
             stale: false,
             cause: None,
+            #[cfg(feature = "std")]
+            kind: None,
         }))
     }
 
@@ -186,6 +196,51 @@ impl HostError {
     pub fn because(mut self, cause: impl fmt::Display) -> HostError {
         self.0.cause = Some(cause.to_string());
         self
+    }
+
+    /// The error of the operating system below this one: as [`because`](HostError::because), and it
+    /// has a say in the [kind](HostError::io_kind).
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn because_io(mut self, cause: impl Into<std::io::Error>) -> HostError {
+        let cause = cause.into();
+        self.0.kind = Some(cause.kind());
+        self.because(cause)
+    }
+
+    /// The kind of the [`std::io::Error`] that this becomes: `NotFound` (a device that is not there),
+    /// `PermissionDenied`, `OutOfMemory`, `StorageFull` (a limit of the driver is reached) or
+    /// `Unsupported` (no Xen); `Other` for all else.
+    ///
+    /// It is never a kind that callers act on by themselves, as `WouldBlock` and `Interrupted`, nor one
+    /// that an [`Error`] of another family has.
+    ///
+    /// ```
+    /// # #[cfg(feature = "std")] {
+    /// use std::io::{self, ErrorKind};
+    /// use vchan::{Error, HostError};
+    ///
+    /// let error = HostError::new("open /dev/xen/evtchn").because_io(ErrorKind::PermissionDenied);
+    /// assert_eq!(error.io_kind(), ErrorKind::PermissionDenied);
+    /// let error = io::Error::from(Error::Host(error));
+    /// assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    /// assert_eq!(error.to_string(), "cannot open /dev/xen/evtchn: permission denied");
+    /// # }
+    /// ```
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn io_kind(&self) -> std::io::ErrorKind {
+        use std::io::ErrorKind;
+        match self.0.kind {
+            Some(
+                kind @ (ErrorKind::NotFound
+                | ErrorKind::PermissionDenied
+                | ErrorKind::OutOfMemory
+                | ErrorKind::StorageFull
+                | ErrorKind::Unsupported),
+            ) => kind,
+            _ => ErrorKind::Other,
+        }
     }
 
     /// Marks that the peer's grant or port is not there (any more), or not for this domain: keys
@@ -223,8 +278,6 @@ impl fmt::Display for HostError {
     }
 }
 
-// The cause is part of the text above, so `source` stays empty: a report that prints the chain
-// would say it twice.
 impl core::error::Error for HostError {}
 
 /// A XenStore request that failed.
@@ -350,7 +403,7 @@ impl From<Error> for std::io::Error {
             Error::PeerDied => ErrorKind::ConnectionReset,
             Error::PeerFault(_) | Error::BadKey { .. } | Error::Page(_) => ErrorKind::InvalidData,
             Error::ForeignKey { .. } => ErrorKind::PermissionDenied,
-            Error::Host(_) => ErrorKind::Other,
+            Error::Host(host) => host.io_kind(),
             Error::Store(store) => match store.kind {
                 StoreErrorKind::NotFound => ErrorKind::NotFound,
                 StoreErrorKind::Denied => ErrorKind::PermissionDenied,
@@ -366,6 +419,40 @@ impl From<Error> for std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `read_exact` and its like repeat what was interrupted: that must never come from a host.
+    #[test]
+    #[cfg(feature = "std")]
+    fn only_kinds_that_nobody_acts_on_come_from_a_host() {
+        use std::io::{self, ErrorKind};
+
+        let kind = |cause: ErrorKind| {
+            let error = HostError::new("try").because_io(cause);
+            io::Error::from(Error::Host(error)).kind()
+        };
+        for kept in [
+            ErrorKind::NotFound,
+            ErrorKind::PermissionDenied,
+            ErrorKind::OutOfMemory,
+            ErrorKind::StorageFull,
+            ErrorKind::Unsupported,
+        ] {
+            assert_eq!(kind(kept), kept);
+        }
+        for of_others in [
+            ErrorKind::WouldBlock,
+            ErrorKind::Interrupted,
+            ErrorKind::TimedOut,
+            ErrorKind::BrokenPipe,
+            ErrorKind::UnexpectedEof,
+            ErrorKind::ConnectionReset,
+            ErrorKind::InvalidData,
+        ] {
+            assert_eq!(kind(of_others), ErrorKind::Other);
+        }
+        let unknown = io::Error::from(Error::Host(HostError::new("try").because("so")));
+        assert_eq!(unknown.kind(), ErrorKind::Other);
+    }
 
     /// Every call that can fail has room for an error, and moves it.
     #[test]

@@ -11,6 +11,7 @@
 //! A device is opened when it is first needed, so a client can do without `xen-gntalloc`. The
 //! same code serves dom0 and guests.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::xenstore::Client;
@@ -90,7 +91,8 @@ impl Places {
         }
         let no_xen = "this is not a Xen domain (/sys/hypervisor/type is not \"xen\", and there is \
                       no /dev/xen)";
-        Err(HostError::new("use Xen").because(no_xen).hint(
+        let no_xen = io::Error::new(io::ErrorKind::Unsupported, no_xen);
+        Err(HostError::new("use Xen").because_io(no_xen).hint(
             "run it in dom0 or in a guest of a Xen host, or on the emulated host for development",
         ))
     }

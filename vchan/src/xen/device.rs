@@ -48,7 +48,7 @@ impl Device {
     }
 
     fn cannot_open(&self, errno: Errno) -> HostError {
-        let error = HostError::new(format!("open {}", self.path.display())).because(errno);
+        let error = HostError::new(format!("open {}", self.path.display())).because_io(errno);
         match errno {
             Errno::NOENT | Errno::NXIO | Errno::NODEV => error.hint(format!(
                 "load the kernel module that makes it: `modprobe {}`",
@@ -66,20 +66,23 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::ErrorKind;
     use std::string::ToString;
 
     #[test]
     fn fault_d06_each_failure_to_open_says_what_to_do() {
         let device = Device::new("/dev/xen/gntdev".into(), "xen-gntdev");
-        for (errno, what) in [
-            (Errno::NOENT, "modprobe xen-gntdev"),
-            (Errno::NODEV, "modprobe xen-gntdev"),
-            (Errno::ACCESS, "as root"),
-            (Errno::PERM, "as root"),
-            (Errno::MFILE, "ulimit -n"),
-            (Errno::IO, "Input/output error"),
+        for (errno, kind, what) in [
+            (Errno::NOENT, ErrorKind::NotFound, "modprobe xen-gntdev"),
+            (Errno::NODEV, ErrorKind::Other, "modprobe xen-gntdev"),
+            (Errno::ACCESS, ErrorKind::PermissionDenied, "as root"),
+            (Errno::PERM, ErrorKind::PermissionDenied, "as root"),
+            (Errno::MFILE, ErrorKind::Other, "ulimit -n"),
+            (Errno::IO, ErrorKind::Other, "Input/output error"),
         ] {
-            let error = device.cannot_open(errno).to_string();
+            let error = device.cannot_open(errno);
+            assert_eq!(error.io_kind(), kind);
+            let error = error.to_string();
             assert!(
                 error.starts_with("cannot open /dev/xen/gntdev: "),
                 "{error}"

@@ -57,7 +57,7 @@ impl EventChannels for PortMaker {
         let fd = self.device.open_anew()?;
         let port = calls::bind_unbound_port(fd.as_fd(), peer).map_err(|errno| {
             let doing = format!("make an event channel for domain {peer}");
-            explain(HostError::new(doing).because(errno), errno)
+            explain(HostError::new(doing).because_io(errno), errno)
         })?;
         Ok(self.bound(fd, peer, port, life))
     }
@@ -71,7 +71,7 @@ impl EventChannels for PortMaker {
         let fd = self.device.open_anew()?;
         let own = calls::bind_interdomain(fd.as_fd(), peer, port).map_err(|errno| {
             let doing = format!("bind to port {port} of domain {peer}");
-            explain(HostError::new(doing).because(errno), errno)
+            explain(HostError::new(doing).because_io(errno), errno)
         })?;
         Ok(self.bound(fd, peer, own, life))
     }
@@ -125,7 +125,7 @@ impl BoundPort {
     fn failed(&self, doing: &str, error: impl Into<io::Error>) -> HostError {
         let doing: String = format!("{doing} port {}", self.port);
         let error: io::Error = error.into();
-        HostError::new(doing).because(error)
+        HostError::new(doing).because_io(error)
     }
 }
 

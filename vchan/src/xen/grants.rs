@@ -54,7 +54,7 @@ impl GrantDevices {
 
     fn cannot_share(&self, peer: DomId, pages: usize, errno: Errno) -> HostError {
         let error =
-            HostError::new(format!("share {pages} pages with domain {peer}")).because(errno);
+            HostError::new(format!("share {pages} pages with domain {peer}")).because_io(errno);
         match errno {
             Errno::NOSPC => error.hint(self.how_to_raise_the_limit()),
             Errno::TOOBIG => error.hint(format!("at most {} at once", gntalloc::MOST_PAGES)),
@@ -185,7 +185,7 @@ fn cannot_map(peer: DomId, references: &[GrantRef], errno: Errno) -> HostError {
         ),
         [] => String::from("no grants"),
     };
-    let error = HostError::new(format!("map {which} of domain {peer}")).because(errno);
+    let error = HostError::new(format!("map {which} of domain {peer}")).because_io(errno);
     match errno {
         Errno::NOMEM | Errno::NOSPC => {
             error.hint("this domain is out of memory or of map tracking entries")
@@ -225,7 +225,7 @@ fn cannot_notify(notify: UnmapNotify, errno: Errno) -> HostError {
     HostError::new(format!(
         "ask for an event on port {port} when memory is unmapped"
     ))
-    .because(errno)
+    .because_io(errno)
 }
 
 fn errno(error: &io::Error) -> Errno {
@@ -248,9 +248,9 @@ mod tests {
         std::fs::write(&path, "77\n").unwrap();
         let device = || Device::new("/nonexistent".into(), "none");
         let devices = GrantDevices::new(device(), device(), path.clone(), endless_lives());
-        let error = devices
-            .cannot_share(domain_2(), 3, Errno::NOSPC)
-            .to_string();
+        let error = devices.cannot_share(domain_2(), 3, Errno::NOSPC);
+        assert_eq!(error.io_kind(), io::ErrorKind::StorageFull);
+        let error = error.to_string();
         std::fs::remove_file(&path).unwrap();
         for words in [
             "3 pages with domain 2",

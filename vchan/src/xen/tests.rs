@@ -158,7 +158,9 @@ fn fault_d06_not_on_xen() {
         if let Some(name) = hypervisor {
             fs::write(&places.hypervisor_type, name).unwrap();
         }
-        let error = places.host().unwrap_err().to_string();
+        let error = std::io::Error::from(places.host().unwrap_err());
+        assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+        let error = error.to_string();
         assert!(error.contains("this is not a Xen domain"), "{error}");
         assert!(error.contains("emulated host"), "{error}");
     }
