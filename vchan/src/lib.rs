@@ -34,10 +34,10 @@
 //! - `tokio`: the module [`tokio`]. It needs `std`.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![cfg_attr(
-    not(feature = "std"),
+    not(feature = "tokio"),
     allow(
         rustdoc::broken_intra_doc_links,
-        reason = "the same words describe the library with std, and name what is only there"
+        reason = "the same words describe the library with all features, and name what is only there"
     )
 )]
 
