@@ -43,13 +43,6 @@ impl Latency {
         self.histogram.value_at_quantile(part)
     }
 
-    /// Which part of them (0 to 1) took less than `time`.
-    #[must_use]
-    pub fn part_below(&self, time: Duration) -> f64 {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(LONGEST);
-        self.histogram.quantile_below(nanoseconds)
-    }
-
     /// All of them together, about.
     #[must_use]
     pub fn sum(&self) -> Duration {
