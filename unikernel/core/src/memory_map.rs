@@ -57,6 +57,30 @@ pub fn free<'a>(
     }
 }
 
+/// How much of the addresses below a hole is left to others' pages, also where there would be memory.
+const LEAST_WINDOW: u64 = 64 << 20;
+
+/// The span of a large page.
+const LARGE_PAGE: u64 = 2 << 20;
+
+/// The addresses above all memory and below `hole_end`, at which pages of others can be put. There are
+/// always some: what memory lies there, in a guest of nearly 4 GiB, is not to be used.
+///
+/// ```
+/// use unikernel_core::memory_map::{Piece, RAM, window};
+///
+/// let map = [Piece { start: 0, length: 0x20_1000, kind: RAM }];
+/// assert_eq!(window(&map, 0xf000_0000), 0x40_0000..0xf000_0000);
+/// ```
+#[must_use]
+pub fn window(map: &[Piece], hole_end: u64) -> Range<u64> {
+    let latest = hole_end.saturating_sub(LEAST_WINDOW);
+    let memory = map.iter().filter(|piece| piece.kind == RAM);
+    let ends = memory.map(|piece| piece.range().end.min(latest));
+    let memory_end = ends.max().unwrap_or_default();
+    memory_end.next_multiple_of(LARGE_PAGE)..hole_end
+}
+
 /// What [`free`] goes through.
 struct Free<'a> {
     map: &'a [Piece],
@@ -164,6 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_full_of_memory_has_room_for_pages_of_others() {
+        const HOLE_END: u64 = 0xf000_0000;
+        let above = ram(1 << 32, 1 << 32);
+        for low_end in [0xefff_f000, HOLE_END, 0xfc00_0000] {
+            let map = [ram(0, low_end), above];
+            let window = window(&map, HOLE_END);
+            assert_eq!(window, HOLE_END - LEAST_WINDOW..HOLE_END);
+            let mut heap = free(&map, &[], window.start);
+            assert_eq!((heap.next(), heap.next()), (Some(PAGE..window.start), None));
+        }
+        assert_eq!(window(&[], HOLE_END), 0..HOLE_END);
+    }
+
+    #[test]
     fn what_cannot_be_is_no_memory() {
         let map = [
             ram(u64::MAX - 10, 100),
@@ -176,6 +214,27 @@ mod tests {
     }
 
     proptest! {
+        /// Nothing is taken from a guest whose memory ends below.
+        #[test]
+        fn who_has_less_memory_has_all_of_it_and_all_addresses_above(
+            map in prop::collection::vec((0..64_u64, 0..64_u64, 1..3_u32), 0..6),
+        ) {
+            const HOLE_END: u64 = 0xf000_0000;
+            let piece = |(start, length, kind): (u64, u64, u32)| Piece {
+                start: start << 20,
+                length: (length << 20) + 0x3000,
+                kind,
+            };
+            let map: Vec<_> = map.into_iter().map(piece).collect();
+            let window = window(&map, HOLE_END);
+            let heap: Vec<_> = free(&map, &[], window.start).collect();
+            let all: Vec<_> = free(&map, &[], HOLE_END).collect();
+            prop_assert_eq!(heap, all);
+            let memory = map.iter().filter(|piece| piece.kind == RAM);
+            let end = memory.map(|piece| piece.range().end).max().unwrap_or(0);
+            prop_assert!(window.start >= end && window.start - end < LARGE_PAGE);
+        }
+
         #[test]
         fn exactly_the_free_pages_are_given_and_none_twice(
             map in prop::collection::vec((0..20_000_u64, 0..20_000_u64, 1..3_u32), 0..6),

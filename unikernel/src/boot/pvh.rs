@@ -62,7 +62,7 @@ const NO_MEMORY: Piece = Piece {
 const LONGEST_COMMAND_LINE: usize = 1024;
 
 /// Above this, below 4 GiB, are the pages of devices, of firmware and of Xen.
-const HOLE_END: usize = 0xf000_0000;
+const HOLE_END: u64 = 0xf000_0000;
 
 /// Reads what Xen gave, and sets up mode and heap.
 #[allow(unsafe_code, reason = "see UNSAFETY of `boot`")]
@@ -96,19 +96,10 @@ pub(super) fn take(at: usize) -> Result<Given, Errno> {
         range(info.modules, info.module_count as usize * MODULE_SIZE),
     ];
     let address = |address| usize::try_from(address).expect("an address of 64 bits");
-    let free = memory_map::free(&map, &taken, HOLE_END as u64);
+    let window = memory_map::window(&map, HOLE_END);
+    let free = memory_map::free(&map, &taken, window.start);
     heap::set_up(free.map(|free| address(free.start)..address(free.end)));
-    let memory = map.iter().filter(|piece| piece.kind == memory_map::RAM);
-    let memory_end = memory
-        .map(|piece| {
-            piece
-                .start
-                .saturating_add(piece.length)
-                .min(HOLE_END as u64)
-        })
-        .max();
-    let memory_end = address(memory_end.unwrap_or_default());
-    pages::set_up_window(memory_end.next_multiple_of(2 << 20)..HOLE_END);
+    pages::set_up_window(address(window.start)..address(window.end));
 
     let shared_info = Place::new(1).ok_or(Errno::NOMEM)?;
     shared_info.put_xen_page(0, Space::SharedInfo)?;
