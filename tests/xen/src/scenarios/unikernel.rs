@@ -295,7 +295,49 @@ fn memory_used_up(which: Which) -> Result<()> {
             .with_context(|| format!("port {port} of {served}"))?;
     }
     println!("note: {served} ports with two rings of 256 KiB each had room");
+    no_memory_for_a_while(&guest).context("the pages of a client that is gone")?;
     guest.xl(&["shutdown", "-w"], &[])
+}
+
+/// A client that has closed keeps its pages mapped, and there is no memory for the port's next offer.
+/// The guest says so once. When the client lets go, the port is offered again.
+fn no_memory_for_a_while(guest: &Guest) -> Result<()> {
+    let (host, path) = (vchan::xen::host()?, guest.path("vchan/0/p0"));
+    let client = vchan::Client::builder(&host, guest.domid.parse()?)
+        .path(path.parse()?)
+        .timeout(HALF_A_MINUTE);
+    let mut channel = client.clone().connect()?;
+    channel.send(b"here")?;
+    let mut answer = [0; 4];
+    channel.recv(&mut answer)?;
+    ensure!(&answer == b"HERE", "it answers {answer:?}");
+    // An earlier client may have let go a little late as well.
+    let (refused, again) = ("p0: cannot share ", "p0: on offer again");
+    let before = (said(guest, refused)?, said(guest, again)?);
+    channel.shutdown();
+    wait_until_said(guest, refused, before.0 + 1)?;
+    // It tries again, and says nothing more of it.
+    std::thread::sleep(Duration::from_secs(3));
+    drop(channel);
+    wait_until_said(guest, again, before.1 + 1)?;
+    let complaints = said(guest, refused)? - before.0;
+    ensure!(complaints == 1, "it complains {complaints} times");
+    drop(client.connect()?);
+    Ok(())
+}
+
+/// How often these words are on the guest's console.
+fn said(guest: &Guest, words: &str) -> Result<usize> {
+    Ok(guest.console()?.matches(words).count())
+}
+
+fn wait_until_said(guest: &Guest, words: &str, times: usize) -> Result<()> {
+    let until = program::latest(HALF_A_MINUTE);
+    while said(guest, words)? < times {
+        ensure!(Instant::now() < until, "it does not say {words:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// What must not go on in silence ends the domain, as crashed.
