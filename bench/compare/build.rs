@@ -30,7 +30,7 @@ fn link(directory: &Path) {
     println!("cargo:rustc-link-search=native={}", directory.display());
     println!("cargo:rustc-link-lib=static=xenvchan");
     // How the shim learns that granted pages are unmapped: libxenvchan calls munmap.
-    println!("cargo:rustc-link-arg-bins=-Wl,--wrap=munmap");
+    println!("cargo:rustc-link-arg-bin=vchan-compare=-Wl,--wrap=munmap");
 }
 
 fn installed() -> Option<PathBuf> {
