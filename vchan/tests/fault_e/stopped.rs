@@ -132,11 +132,11 @@ fn be_stopped() {
         let before = vain.load(SeqCst);
         wait_until(|| vain.load(SeqCst) > before + 1);
         proxy.revive();
+        let server = world.server().bind().unwrap();
         calls.iter().for_each(|call| call.proxy.release());
         calls
             .into_iter()
             .for_each(|call| call.thread.join().unwrap());
-        let server = world.server().bind().unwrap();
         drop((waiting.join().unwrap(), server));
     });
     drop((client, dom0, proxy));
