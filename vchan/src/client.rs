@@ -239,6 +239,7 @@ impl Client {
     /// # Errors
     /// [`Error::TimedOut`], saying what was missing; [`Error::Store`].
     pub fn wait(&mut self) -> Result<(), Error> {
+        self.look_at_deadline()?;
         let (until, deadline) = (self.wait_until(), self.deadline);
         let patience = self.patience();
         let fired = at_once(self.watch(&patience)).and_then(|watch| Ok(watch.wait(until)?));
@@ -314,6 +315,18 @@ impl Client {
         match (self.deadline, retry) {
             (Some(deadline), Some(retry)) => Some(deadline.min(retry)),
             (deadline, retry) => deadline.or(retry),
+        }
+    }
+
+    /// An error once the time is up: then the last attempt was the last, though the watch fires again
+    /// and again.
+    pub(crate) fn look_at_deadline(&self) -> Result<(), Error> {
+        let now = self.host.events().now();
+        match self.deadline {
+            Some(deadline) if deadline <= now && keeps("deadline-in-a-flood") => {
+                Err(self.timed_out())
+            }
+            _ => Ok(()),
         }
     }
 

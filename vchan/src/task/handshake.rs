@@ -180,6 +180,7 @@ impl ClientBuilder {
             if let Some(channel) = client.attempt_with(&patience()).await? {
                 return Channel::new(channel, runtime);
             }
+            client.look_at_deadline()?;
             let until = client.wait_until();
             let last = until == deadline;
             let fired = match client.watch(&patience()).await {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "tokio")]
 use vchan::Client;
 use vchan::xenstore;
+use vchan::xenstore::codec::Kind;
 use vchan::{DomId, Error, Host, Server, StoreErrorKind};
 
 #[cfg(feature = "tokio")]
@@ -82,10 +83,8 @@ fn fault_e01_connecting_ends_by_its_deadline_while_the_store_hangs() {
         // Also when it has begun to wait before.
         proxy.restart();
         let waiting = thread::spawn(move || connect(&host, 2 * SOME_TIME));
-        while !proxy
-            .requests()
-            .contains(&vchan::xenstore::codec::Kind::WATCH)
-        {
+        let watches = |kinds: &[Kind]| kinds.contains(&Kind::WATCH);
+        while !watches(&proxy.requests()) && !waiting.is_finished() {
             thread::sleep(Duration::from_millis(1));
         }
         proxy.hang();

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vchan::StoreErrorKind;
+use vchan::{Client, Error, StoreErrorKind};
 
-use crate::common::{World, bounded};
-use crate::{PROMPT, connect, key, path};
+use crate::common::{World, bounded, guest};
+use crate::{PROMPT, SHORT, connect, key, path};
 
 /// The emulated store keeps up to a megabyte for a client that reads nothing, then cuts it off.
 #[test]
@@ -65,6 +65,35 @@ fn fault_e08_a_flood_that_one_waits_in() {
             assert!(since.elapsed() < 2 * PROMPT);
             ended.store(true, Ordering::Relaxed);
         });
+        world.guest.store().remove(&path("data/vchan")).unwrap();
+        world.assert_clean();
+    });
+}
+
+/// A client that is slower than the flood finds that its watch has fired whenever it looks.
+#[test]
+fn fault_e08_a_flood_that_is_faster_than_who_waits_in_it() {
+    bounded(|| {
+        let world = World::new();
+        let client = Client::builder(&world.dom0, guest()).timeout(SHORT);
+        let mut client = client.start().unwrap();
+        let since = Instant::now();
+        loop {
+            assert!(client.attempt().unwrap().is_none());
+            let key = key("event-channel");
+            world.guest.store().write(&key, b"").unwrap();
+            // What comes after it on the same connection has come.
+            world.dom0.store().read(&path("domid")).unwrap();
+            let is_over = since.elapsed() >= SHORT;
+            match client.wait() {
+                Ok(()) => assert!(!is_over, "its deadline has passed"),
+                Err(error) => {
+                    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+                    break;
+                }
+            }
+        }
+        drop(client);
         world.guest.store().remove(&path("data/vchan")).unwrap();
         world.assert_clean();
     });
