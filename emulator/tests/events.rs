@@ -155,6 +155,51 @@ fn a_descriptor_that_is_asked_for_late_knows_whether_the_port_is_masked() {
 }
 
 #[test]
+fn an_event_that_ended_a_sleep_is_told_by_a_descriptor_that_is_asked_for_then() {
+    let (_emulator, dom0, guest) = world();
+    let (server, client) = joined(&dom0, &guest);
+    for _ in 0..3 {
+        client.notify().unwrap();
+        client.notify().unwrap();
+        server.sleep(None).unwrap();
+        // It is still there.
+        server.sleep(None).unwrap();
+        assert!(server.take().unwrap());
+        assert!(!server.take().unwrap(), "it is masked");
+        server.unmask().unwrap();
+        assert!(!server.take().unwrap(), "two events are one");
+    }
+    client.notify().unwrap();
+    server.sleep(None).unwrap();
+    assert!(is_readable(&*server));
+    assert!(server.take().unwrap());
+    assert!(!is_readable(&*server));
+    server.unmask().unwrap();
+    assert!(!is_readable(&*server));
+    client.notify().unwrap();
+    assert!(is_readable(&*server));
+}
+
+#[test]
+fn an_event_finds_who_sleeps_while_the_descriptor_is_asked_for() {
+    let (_emulator, dom0, guest) = world();
+    for _ in 0..20 {
+        let (server, client) = joined(&dom0, &guest);
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                // A descriptor that is asked for late may report an event that was taken.
+                while !server.take().unwrap() {
+                    server.sleep(None).unwrap();
+                }
+            });
+            scope.spawn(|| _ = server.as_fd());
+            client.notify().unwrap();
+            sleeper.join().unwrap();
+        });
+    }
+}
+
+#[test]
 fn sleeping_wakes_by_an_event_by_an_unmask_and_when_its_time_is_up() {
     let (_emulator, dom0, guest) = world();
     let (server, client) = joined(&dom0, &guest);

@@ -1,6 +1,7 @@
 //! Event channels of the emulated host, as a domain uses them.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,10 +28,7 @@ struct EmulatedChannel {
     pending: OwnedFd,
     /// The other end's `pending`.
     target: OwnedFd,
-    /// What polls readable while an event is pending and the port is not masked: an epoll set of
-    /// `pending` alone, one-shot; empty until it is watched. It reports an event once and is mute until
-    /// armed anew, while events go on being counted. Threads that sleep on it when another one unmasks
-    /// wake up, as on a real event channel's descriptor.
+    /// An epoll set of `pending` alone; see [`Use`].
     gate: OwnedFd,
     mask: Mutex<Mask>,
     bell: Bell,
@@ -40,9 +38,28 @@ struct EmulatedChannel {
 #[derive(Clone, Copy, Default)]
 struct Mask {
     masked: bool,
-    /// Somebody has had the gate, or sleeps on it: it must be mute while the port is masked. Until
-    /// then nobody can tell, and `masked` alone is the mask, which spares two of four system calls.
-    watched: bool,
+    gate: Use,
+    /// A sleep has taken an event from the gate that nobody was given yet.
+    arrived: bool,
+}
+
+/// What the gate is used for. Each use is dearer than the one before, and goes on for good.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Use {
+    /// It is empty: events are read from `pending`.
+    #[default]
+    Nothing,
+    /// This side sleeps on it. It reports each event once, so that none need be read: a sleep takes
+    /// one system call, as one that reads an eventfd does. `masked` alone is the mask, as nobody else
+    /// can tell.
+    Sleeping,
+    /// The same, and there is a bell, which ends sleeps as well.
+    Listening,
+    /// Somebody has had it, or sleeps on it while the port is masked: it polls readable while an
+    /// event is pending and the port is not masked. One-shot: it reports an event and is mute until
+    /// armed anew, while events go on being counted. Threads that sleep on it when another one
+    /// unmasks wake up, as on a real event channel's descriptor.
+    Watched,
 }
 
 impl EventChannels for EmulatedEvents {
@@ -123,14 +140,22 @@ impl EventChannel for EmulatedChannel {
 
     fn take(&self) -> Result<bool, HostError> {
         let mut mask = self.mask();
-        if mask.masked || mask.watched && !self.mute()? {
+        if mask.masked {
             return Ok(false);
+        }
+        let gate_tells = mask.gate != Use::Nothing;
+        if gate_tells && !mem::take(&mut mask.arrived) && !self.reports(Some(Duration::ZERO))? {
+            return Ok(false);
+        }
+        if matches!(mask.gate, Use::Sleeping | Use::Listening) {
+            mask.masked = true;
+            return Ok(true);
         }
         // What comes after this reading is the next event.
         match rustix::io::read(&self.pending, &mut [0; 8]) {
             Ok(_) => mask.masked = true,
             // The gate is mute, so that it must be opened again.
-            Err(Errno::AGAIN) => mask.masked = mask.watched,
+            Err(Errno::AGAIN) => mask.masked = gate_tells,
             Err(error) => return Err(self.failed("take an event of", error)),
         }
         Ok(mask.masked)
@@ -138,7 +163,7 @@ impl EventChannel for EmulatedChannel {
 
     fn unmask(&self) -> Result<(), HostError> {
         let mut mask = self.mask();
-        if mask.watched {
+        if mask.gate == Use::Watched {
             epoll::modify(&self.gate, &self.pending, EVENT, ARMED)
                 .map_err(|error| self.failed("unmask", error))?;
         }
@@ -147,21 +172,35 @@ impl EventChannel for EmulatedChannel {
     }
 
     fn sleep(&self, most: Option<Duration>) -> Result<(), HostError> {
-        let Mask { masked, watched } = *self.mask();
-        // Events of a masked port do not end a sleep, and its unmasking does.
-        if masked && !watched {
+        let Mask {
+            masked,
+            mut gate,
+            arrived,
+        } = *self.mask();
+        if masked {
+            // Events of a masked port do not end a sleep, and its unmasking does.
             self.watch()?;
+            gate = Use::Watched;
+        } else if arrived {
+            return Ok(());
+        } else if gate == Use::Nothing {
+            gate = self.sleep_on_gate(Use::Sleeping)?;
         }
-        let descriptor = match masked || watched {
-            true => &self.gate,
-            false => &self.pending,
-        };
+        if gate == Use::Sleeping {
+            if self.reports(most)? {
+                self.mask().arrived = true;
+            }
+            return Ok(());
+        }
         self.bell
-            .sleep(descriptor.as_fd(), most)
+            .sleep(self.gate.as_fd(), most)
             .map_err(|error| self.failed("wait for an event of", error))
     }
 
     fn wake(&self) {
+        if let Err(error) = self.sleep_on_gate(Use::Listening) {
+            tracing::warn!(%error, "the bell cannot be heard");
+        }
         self.bell.ring();
     }
 
@@ -192,29 +231,50 @@ impl EmulatedChannel {
         self.mask.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the gate report each event from now on, for this use or a later one; tells which.
+    fn sleep_on_gate(&self, least: Use) -> Result<Use, HostError> {
+        let mut mask = self.mask();
+        if mask.gate == Use::Nothing {
+            epoll::add(&self.gate, &self.pending, EVENT, EACH_ONCE)
+                .map_err(|error| self.failed("wait for an event of", error))?;
+        }
+        mask.gate = mask.gate.max(least);
+        Ok(mask.gate)
+    }
+
     /// Lets the gate follow the mask from now on.
     fn watch(&self) -> Result<(), HostError> {
         let mut mask = self.mask();
-        if !mask.watched {
-            let flags = match mask.masked {
-                true => epoll::EventFlags::empty(),
-                false => ARMED,
-            };
-            epoll::add(&self.gate, &self.pending, EVENT, flags)
-                .map_err(|error| self.failed("watch", error))?;
-            mask.watched = true;
+        let flags = match mask.masked {
+            true => epoll::EventFlags::empty(),
+            false => ARMED,
+        };
+        match mask.gate {
+            Use::Nothing => epoll::add(&self.gate, &self.pending, EVENT, flags),
+            // Events that were reported were not read: so one is pending now, though perhaps none is.
+            Use::Sleeping | Use::Listening => {
+                epoll::modify(&self.gate, &self.pending, EVENT, flags)
+            }
+            Use::Watched => Ok(()),
         }
+        .map_err(|error| self.failed("watch", error))?;
+        if mask.gate != Use::Watched {
+            mask.arrived = false;
+        }
+        mask.gate = Use::Watched;
         Ok(())
     }
 
-    /// Makes the gate mute, if it has an event to report: false when it has none.
-    fn mute(&self) -> Result<bool, HostError> {
+    /// Whether the gate has an event to report within this time; it has not reported it before and
+    /// will not again.
+    fn reports(&self, within: Option<Duration>) -> Result<bool, HostError> {
         let mut ready = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: EVENT,
         }];
-        let at_once = Timespec::default();
-        match epoll::wait(&self.gate, &mut ready, Some(&at_once)) {
+        // A time that no Timespec can express is endless.
+        let within = within.and_then(|within| Timespec::try_from(within).ok());
+        match epoll::wait(&self.gate, &mut ready, within.as_ref()) {
             Ok(count) => Ok(count > 0),
             Err(Errno::INTR) => Ok(false),
             Err(error) => Err(self.failed("take an event of", error)),
@@ -237,6 +297,9 @@ impl Drop for EmulatedChannel {
 const EVENT: epoll::EventData = epoll::EventData::new_u64(0);
 /// Reports that `pending` is readable, once.
 const ARMED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
+
+/// Reports each event that comes, once.
+const EACH_ONCE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 
 fn now() -> Time {
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
