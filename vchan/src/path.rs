@@ -88,8 +88,8 @@ impl FromStr for StorePath {
         if let Some(character) = text.chars().find(|&c| !is_path_character(c)) {
             return Err(InvalidPath::Character { character });
         }
-        let parts = text.strip_prefix('/').unwrap_or(text);
-        if text != "/" && parts.split('/').any(str::is_empty) {
+        let parts = text.strip_prefix('/').unwrap_or(text).as_bytes();
+        if text != "/" && parts.split(|&byte| byte == b'/').any(<[u8]>::is_empty) {
             return Err(InvalidPath::EmptyPart);
         }
         Ok(StorePath(text.to_owned()))
@@ -110,8 +110,10 @@ impl fmt::Debug for StorePath {
 
 /// The rest of a path that begins with some domain's own directory.
 fn below_domain(text: &str) -> Option<&str> {
-    let (domid, rest) = text.strip_prefix("/local/domain/")?.split_once('/')?;
-    domid.parse::<DomId>().ok().map(|_| rest)
+    let text = text.strip_prefix("/local/domain/")?;
+    let end = text.bytes().position(|byte| byte == b'/')?;
+    text.get(..end)?.parse::<DomId>().ok()?;
+    text.get(end + 1..)
 }
 
 fn is_path_character(c: char) -> bool {
