@@ -138,13 +138,13 @@ impl Output {
 
     /// A carriage return goes before each new line, as a terminal wants it.
     fn write_text(&mut self, text: &str) {
-        for line in text.split_inclusive('\n') {
-            match line.strip_suffix('\n') {
+        for line in text.as_bytes().split_inclusive(|&byte| byte == b'\n') {
+            match line.strip_suffix(b"\n") {
                 Some(line) => {
-                    self.write(line.as_bytes());
+                    self.write(line);
                     self.write(b"\r\n");
                 }
-                None => self.write(line.as_bytes()),
+                None => self.write(line),
             }
         }
     }

@@ -20,7 +20,7 @@ const DOMID_SELF: u16 = 0x7ff0;
 
 /// Why Xen refused: an error number of its own, which are those of Linux.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Errno(pub i64);
+pub(crate) struct Errno(pub u64);
 
 impl Errno {
     pub(crate) const NOENT: Errno = Errno(2);
@@ -31,7 +31,7 @@ impl Errno {
     /// What a hypercall returned: negative is an error.
     fn check(returned: i64) -> Result<i64, Errno> {
         if returned < 0 {
-            Err(Errno(returned.wrapping_neg()))
+            Err(Errno(returned.unsigned_abs()))
         } else {
             Ok(returned)
         }

@@ -59,11 +59,10 @@ impl CommandLine {
     /// What follows `key=` in the last word that begins so.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&str> {
-        let values = self.words().filter_map(|word| word.split_once('='));
-        values
-            .filter(|&(name, _)| name == key)
-            .map(|(_, value)| value)
-            .last()
+        let values = self
+            .words()
+            .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        values.last()
     }
 }
 

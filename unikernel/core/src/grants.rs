@@ -1,6 +1,5 @@
 //! Which grant references are in use, and which pages the peer still maps.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use vchan::host::GrantRef;
@@ -49,7 +48,7 @@ pub struct Grants<T, P> {
     free: Vec<GrantRef>,
     /// The first reference that was never used.
     next: u32,
-    kept: VecDeque<(GrantRef, P)>,
+    kept: Vec<(GrantRef, P)>,
 }
 
 impl<T: GrantTable, P> Grants<T, P> {
@@ -59,7 +58,7 @@ impl<T: GrantTable, P> Grants<T, P> {
             table,
             free: Vec::new(),
             next: FIRST,
-            kept: VecDeque::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -90,23 +89,22 @@ impl<T: GrantTable, P> Grants<T, P> {
         }
         tracing::debug!(%reference, "a page is kept back: the peer still maps it");
         if keeps("page-kept-back") {
-            self.kept.push_back((reference, page));
+            self.kept.push((reference, page));
         }
     }
 
     /// Looks which of the pages that are kept back the peer has let go of by now; drops those.
     pub fn reclaim(&mut self) {
-        // Each is looked at once.
-        for _ in 0..self.kept.len() {
-            let Some((reference, page)) = self.kept.pop_front() else {
-                return;
-            };
-            if self.table.end(reference) {
-                self.free.push(reference);
-            } else {
-                self.kept.push_back((reference, page));
+        let Grants {
+            table, free, kept, ..
+        } = self;
+        kept.retain(|&(reference, _)| {
+            let is_free = table.end(reference);
+            if is_free {
+                free.push(reference);
             }
-        }
+            !is_free
+        });
     }
 
     /// How many pages are kept back.
