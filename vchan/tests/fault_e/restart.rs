@@ -4,11 +4,9 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "tokio")]
-use vchan::Client;
 use vchan::host::Store;
 use vchan::xenstore::codec::Kind;
-use vchan::{Channel, DomId, Error, Host, Server, State, StoreErrorKind};
+use vchan::{Channel, Client, DomId, Error, Host, Server, State, StoreErrorKind};
 
 use crate::common::{LONG, World, bounded, guest, pattern};
 use crate::proxy::{Death, Proxy};
