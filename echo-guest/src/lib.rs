@@ -19,8 +19,8 @@ const RING_SIZE: usize = 5000;
 const BUFFER_SIZE: usize = 64 * 1024;
 /// The same in a task, of which there may be many.
 const TASK_BUFFER_SIZE: usize = 1024;
-/// How long a task waits before it tries to make an offer again.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long a server waits before it tries to make an offer again.
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where the server says what it does.
 pub trait Console {
@@ -77,8 +77,6 @@ impl Serving {
     /// [`Server::accept`](vchan::Server::accept) that no client can cause.
     pub fn run(&mut self, host: &Host, console: &mut impl Console) -> Result<Infallible, Error> {
         let (client, path): (_, StorePath) = (self.client, PATH.parse()?);
-        let begins = || diagnostics::server_begins(client, &path);
-        console.print(format_args!("{}", begins()));
         let builder = Server::builder(host, client)
             .path(path.clone())
             .read_size(self.read_size)
@@ -86,12 +84,12 @@ impl Serving {
         let mut server = builder.bind()?;
         loop {
             let published = diagnostics::server(&server.pending()?.handshake());
-            console.print(format_args!("{published}"));
+            let begins = diagnostics::server_begins(client, &path);
+            console.print(format_args!("{begins}{published}"));
             self.begun = true;
             let accepted = server.accept();
             let session = accepted.and_then(|channel| converse(channel, console));
             conclude(client, session, console)?;
-            console.print(format_args!("{}", begins()));
         }
     }
 }

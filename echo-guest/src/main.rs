@@ -10,7 +10,6 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use echo_guest::{Console, Serving};
@@ -71,7 +70,7 @@ fn host() -> anyhow::Result<Host> {
 
 /// Before something that failed is tried again.
 fn pause() {
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(echo_guest::PAUSE);
 }
 
 /// Standard output for the session, standard error for the rest. The server goes on when nobody

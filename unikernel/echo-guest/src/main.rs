@@ -2,15 +2,17 @@
 //!
 //! `extra="client=3 read-size=1048576 write-size=1048576"` names another client than domain 0, and
 //! rings of another size, in bytes. With `show=memory` it says at the beginning and at the end of each
-//! session what its memory is used for.
+//! session what its memory is used for. When there is no memory for the next offer, as a client that is
+//! gone keeps its pages, it says so and tries again.
 #![no_std]
 #![no_main]
 
 use core::convert::Infallible;
 use core::fmt;
+use core::mem;
 use core::str::FromStr;
 
-use echo_guest::Serving;
+use echo_guest::{PAUSE, Serving};
 use vchan::{Error, HostError};
 use vchan_unikernel::{Guest, print, println};
 
@@ -31,10 +33,23 @@ fn serve(guest: &Guest) -> Result<Infallible, Problem> {
     let mut console = Console {
         guest,
         shows_memory,
+        is_in_trouble: false,
     };
-    serving
-        .run(guest.host(), &mut console)
-        .map_err(Problem::Vchan)
+    loop {
+        let Err(error) = serving.run(guest.host(), &mut console);
+        // What is wrong from the beginning stays so.
+        if !serving.has_begun() {
+            return Err(Problem::Vchan(error));
+        }
+        // It may be that the domain is to end.
+        guest.heed().map_err(Error::from).map_err(Problem::Vchan)?;
+        // Clients that are gone may keep the pages that there is memory for, and XenStore may be away.
+        if !console.is_in_trouble {
+            println!("{error}; trying again");
+        }
+        console.is_in_trouble = true;
+        guest.host().events().pause(PAUSE);
+    }
 }
 
 /// A value of the command line.
@@ -61,11 +76,16 @@ impl fmt::Display for Problem {
 struct Console<'a> {
     guest: &'a Guest,
     shows_memory: bool,
+    /// It makes no offer now, and has said why.
+    is_in_trouble: bool,
 }
 
 impl echo_guest::Console for Console<'_> {
     fn print(&mut self, text: fmt::Arguments<'_>) {
         print!("{text}");
+        if mem::take(&mut self.is_in_trouble) {
+            println!("on offer again");
+        }
     }
 
     fn note(&mut self, line: fmt::Arguments<'_>) {

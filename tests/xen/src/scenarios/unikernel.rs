@@ -30,6 +30,7 @@ pub(super) const SCENARIOS: &[OfGuest] = &[
     }),
     ("out-of-memory", 60, out_of_memory),
     ("memory-used-up", 240, memory_used_up),
+    ("pages-kept", 90, pages_kept),
     ("hostile-clients", 300, hostile_clients),
     ("busy-shutdown", 150, busy_shutdown),
     ("crashes", 120, crashes),
@@ -295,14 +296,27 @@ fn memory_used_up(which: Which) -> Result<()> {
             .with_context(|| format!("port {port} of {served}"))?;
     }
     println!("note: {served} ports with two rings of 256 KiB each had room");
-    no_memory_for_a_while(&guest).context("the pages of a client that is gone")?;
+    no_memory_for_a_while(&guest, "vchan/0/p0", "p0: ")
+        .context("the pages of a client that is gone")?;
+    guest.xl(&["shutdown", "-w"], &[])
+}
+
+/// The same of the echo guest, which has memory for one client at a time here.
+fn pages_kept(which: Which) -> Result<()> {
+    let name = format!("kept-{}", which.kind);
+    let extra = "read-size=1048576 write-size=1048576";
+    let guest = Guest::unikernel(&name, which.kind, "echo-guest", 4, extra)?;
+    guest.wait_for_server()?;
+    for _ in 0..2 {
+        no_memory_for_a_while(&guest, "vchan", "")?;
+    }
     guest.xl(&["shutdown", "-w"], &[])
 }
 
 /// A client that has closed keeps its pages mapped, and there is no memory for the port's next offer.
-/// The guest says so once. When the client lets go, the port is offered again.
-fn no_memory_for_a_while(guest: &Guest) -> Result<()> {
-    let (host, path) = (vchan::xen::host()?, guest.path("vchan/0/p0"));
+/// The guest says so once, with the port's name. When the client lets go, the port is offered again.
+fn no_memory_for_a_while(guest: &Guest, path: &str, name: &str) -> Result<()> {
+    let (host, path) = (vchan::xen::host()?, guest.path(path));
     let client = vchan::Client::builder(&host, guest.domid.parse()?)
         .path(path.parse()?)
         .timeout(HALF_A_MINUTE);
@@ -312,15 +326,16 @@ fn no_memory_for_a_while(guest: &Guest) -> Result<()> {
     channel.recv(&mut answer)?;
     ensure!(&answer == b"HERE", "it answers {answer:?}");
     // An earlier client may have let go a little late as well.
-    let (refused, again) = ("p0: cannot share ", "p0: on offer again");
-    let before = (said(guest, refused)?, said(guest, again)?);
+    let refused = format!("{name}cannot share ");
+    let again = format!("{name}on offer again");
+    let before = (said(guest, &refused)?, said(guest, &again)?);
     channel.shutdown();
-    wait_until_said(guest, refused, before.0 + 1)?;
+    wait_until_said(guest, &refused, before.0 + 1)?;
     // It tries again, and says nothing more of it.
     std::thread::sleep(Duration::from_secs(3));
     drop(channel);
-    wait_until_said(guest, again, before.1 + 1)?;
-    let complaints = said(guest, refused)? - before.0;
+    wait_until_said(guest, &again, before.1 + 1)?;
+    let complaints = said(guest, &refused)? - before.0;
     ensure!(complaints == 1, "it complains {complaints} times");
     drop(client.connect()?);
     Ok(())
