@@ -30,6 +30,9 @@ impl Options {
         end: &mut D,
         mut step: impl FnMut(&mut D) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
+        if !self.nonblocking {
+            end.link().linger(D::WANTED, &mut self.patience);
+        }
         // Mostly there is something to do: then no clock need be read.
         if keeps("look-before-asking")
             && let Some(done) = step(end)?

@@ -125,11 +125,11 @@ impl Patience {
         self.left = self.interval;
     }
 
-    /// A spin sees something move: lets the peer get on for a moment, if more usually follows. `moved`
-    /// tells how many bytes it has come on so far.
-    pub(super) fn linger(&mut self, moved: impl Fn() -> usize) {
+    /// Lets the peer get on for a moment, if its index has moved a little since the last time and more
+    /// usually follows. `look` tells that index.
+    pub(super) fn linger(&mut self, look: impl Fn() -> u32) {
         if self.spin == Spin::Adaptive {
-            self.lingering.linger(moved);
+            self.lingering.visit(look);
         }
     }
 

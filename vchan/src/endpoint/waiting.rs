@@ -165,7 +165,7 @@ impl Link {
                     self.probe()?;
                 }
                 if self.glance(wanted) != seen {
-                    patience.linger(|| self.glance(wanted).0.wrapping_sub(seen.0) as usize);
+                    self.linger(wanted, patience);
                     break;
                 }
             }
@@ -176,11 +176,7 @@ impl Link {
     /// peer's life, and what others do here (faults, closing). No ordering is needed, as the step
     /// that follows a change takes its own look.
     fn glance(&self, wanted: Wanted) -> (u32, u8, u64) {
-        let index = match wanted {
-            Wanted::Data => Ring::read_by(self.side).prod(),
-            Wanted::Space => Ring::written_by(self.side).cons(),
-        };
-        let index = self.page().load_index(index, Ordering::Relaxed);
+        let index = self.peer_index(wanted);
         let (mut live, mut generation) = (0, 0);
         if keeps("spin-sees-life") {
             live = self.live.load(Ordering::Relaxed);
@@ -189,6 +185,21 @@ impl Link {
             generation = self.wakeups.generation();
         }
         (index, live, generation)
+    }
+
+    /// Where the peer has come to. Nobody relies on it: it is loaded and judged anew by who does.
+    fn peer_index(&self, wanted: Wanted) -> u32 {
+        let index = match wanted {
+            Wanted::Data => Ring::read_by(self.side).prod(),
+            Wanted::Space => Ring::written_by(self.side).cons(),
+        };
+        self.page().load_index(index, Ordering::Relaxed)
+    }
+
+    /// Lets the peer get on for a moment, if that has been paying: for a call that may wait, before it
+    /// takes what is there.
+    pub(crate) fn linger(&self, wanted: Wanted, patience: &mut Patience) {
+        patience.linger(|| self.peer_index(wanted));
     }
 
     /// Takes one step without waiting. When there is nothing to do, the peer is asked for an event,

@@ -3,8 +3,9 @@
 //! A reader that takes each message at once, and a writer that sends another at once, pass the line
 //! with the indices back and forth: of a stream of small messages, that is most of the cost. When
 //! the reader looks away for a moment, the writer has the line to itself, and much is there
-//! afterwards. The same holds for space. Of a single answer the moment is lost; so it is learnt
-//! whether more usually follows, and how soon it is enough.
+//! afterwards. So it is for a reader that has waited, and for one that comes back and finds little:
+//! it would stay as close behind the writer for ever. The same holds for space. Of a single answer
+//! the moment is lost; so it is learnt whether more usually follows, and how soon it is enough.
 
 use crate::guard::keeps;
 use crate::sync::pause;
@@ -27,6 +28,8 @@ pub(super) struct Lingering {
     interval: u16,
     /// How many of them are still to come.
     left: u16,
+    /// The peer's index as it was last looked at here.
+    seen: u32,
 }
 
 impl Lingering {
@@ -37,20 +40,23 @@ impl Lingering {
             pauses: TRIAL,
             interval: 1,
             left: 1,
+            seen: 0,
         }
     }
 
-    /// The peer has just done the first of something. `moved` tells by how many bytes its index has
-    /// moved since then; that can be any number, as the peer writes it.
-    pub(super) fn linger(&mut self, moved: impl Fn() -> usize) {
-        if !(1..self.enough).contains(&moved()) || !self.is_due() {
+    /// The peer's index is of interest again, and `look` tells it: any number, as the peer writes it.
+    /// If it has moved a little since the last visit, it is given time to move on.
+    pub(super) fn visit(&mut self, look: impl Fn() -> u32) {
+        let before = core::mem::replace(&mut self.seen, look());
+        let moved = |now: u32| now.wrapping_sub(before) as usize;
+        if !(1..self.enough).contains(&moved(self.seen)) || !self.is_due() {
             return;
         }
         pause_often(self.pauses / 2);
-        let half = moved();
+        let half = look();
         pause_often(self.pauses / 2);
-        let all = moved();
-        self.learn(all, all != half);
+        self.seen = look();
+        self.learn(moved(self.seen), self.seen != half);
     }
 
     fn is_due(&mut self) -> bool {
@@ -91,16 +97,16 @@ mod tests {
 
     use super::*;
 
-    /// Gives the peer a chance; each look at its index after the first finds what `more` gives it.
-    /// How many looks there were.
-    fn chance(lingering: &mut Lingering, first: usize, more: impl Fn() -> usize) -> usize {
+    /// A peer that has moved its index by `first` when it is looked at, and by what `more` gives
+    /// before each look after that. How many looks there were.
+    fn chance(lingering: &mut Lingering, first: u32, more: impl Fn() -> u32) -> usize {
         let looks = Cell::new(0);
-        let moved = Cell::new(first);
-        lingering.linger(|| {
+        let index = Cell::new(lingering.seen.wrapping_add(first));
+        lingering.visit(|| {
             if looks.replace(looks.get() + 1) > 0 {
-                moved.set(moved.get().wrapping_add(more()));
+                index.set(index.get().wrapping_add(more()));
             }
-            moved.get()
+            index.get()
         });
         looks.get()
     }
@@ -139,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn who_finds_nothing_new_does_not_linger() {
+        let mut lingering = Lingering::new(65536);
+        for _ in 0..100 {
+            assert_eq!(chance(&mut lingering, 64, || 1000), 3);
+            assert_eq!(chance(&mut lingering, 0, || 1000), 1);
+        }
+    }
+
+    #[test]
     fn a_stream_that_begins_after_single_answers_is_noticed() {
         let mut lingering = Lingering::new(65536);
         for _ in 0..100_000 {
@@ -157,7 +172,7 @@ mod tests {
         ) {
             let mut lingering = Lingering::new(1 << ring);
             for (first, more) in found {
-                prop_assert!(chance(&mut lingering, first as usize, || more as usize) <= 3);
+                prop_assert!(chance(&mut lingering, first, || more) <= 3);
                 prop_assert!((2..=MOST).contains(&lingering.pauses));
             }
         }
