@@ -173,7 +173,10 @@ impl Producer {
             let (own, size) = (self.indices.prod(), self.size());
             return Err(PeerFault::Index { found, own, size });
         }
-        Ok(self.indices.free())
+        let free = self.indices.free();
+        // Neither caught up with nor run into: both are at work at this moment.
+        self.bytes.set_away(0 < free && free < self.size());
+        Ok(free)
     }
 
     /// How many bytes are known to fit. The page is looked at, once, when fewer than `wanted` do.
@@ -195,10 +198,12 @@ impl Producer {
     /// When it does not fit into the space that is known to be free.
     #[inline]
     pub fn copy_in(&mut self, offset: usize, from: &[u8]) {
+        let free = self.indices.free();
         let end = offset.saturating_add(from.len());
-        assert!(end <= self.indices.free() as usize, "written over data");
-        let index = self.indices.prod().wrapping_add(counted(offset));
-        self.bytes.copy_in(index, from);
+        assert!(end <= free as usize, "written over data");
+        let offset = counted(offset);
+        let index = self.indices.prod().wrapping_add(offset);
+        self.bytes.copy_in(index, from, free.saturating_sub(offset));
     }
 
     /// The next `len` bytes of free space, to be written in place.
@@ -226,8 +231,9 @@ impl Producer {
     /// not go around the end of the ring. `None`: nothing was done.
     #[inline(always)]
     pub fn write_run(&mut self, from: &[u8]) -> Option<Publish> {
-        let done = from.len() <= self.indices.free() as usize
-            && self.bytes.copy_in_run(self.indices.prod(), from);
+        let free = self.indices.free();
+        let done =
+            from.len() <= free as usize && self.bytes.copy_in_run(self.indices.prod(), from, free);
         done.then(|| self.advance(from.len()))
     }
 

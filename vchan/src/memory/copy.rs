@@ -13,40 +13,72 @@ use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 /// The most bytes that are copied by a few moves, without a call.
 pub(crate) const SHORT: usize = 128;
 
-/// The most bytes that are copied from shared memory by a loop of wide moves. For a few thousand
-/// `memcpy` takes `rep movsb`, which begins slowly; beyond this it is the faster.
+/// The most bytes that are copied by a loop of wide moves. For a few thousand `memcpy` takes
+/// `rep movsb`, which begins slowly; beyond this it is the faster.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-const MEDIUM_FROM: usize = 4096;
+const MEDIUM: usize = 4096;
 
-/// The same to shared memory. There `rep movsb` pays earlier: the lines were last in the cache of
-/// the peer's processor, and it overwrites them whole without fetching what they hold.
+/// The same to shared memory whose lines are in the cache of another processor. There `rep movsb`
+/// pays earlier: it overwrites them whole without fetching what they hold.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-const MEDIUM_TO: usize = 2048;
+const MEDIUM_AWAY: usize = 2048;
+
+/// In how large steps caches hold memory.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINE: usize = 64;
 
 /// Copies from shared memory: `from` is readable for `to.len()` bytes. False: there are none. (To
 /// say so here costs nothing but where bytes are copied one by one.)
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 pub(super) fn from_shared(from: NonNull<u8>, to: &mut [u8]) -> bool {
-    copy::<MEDIUM_FROM>(from.as_ptr(), to.as_mut_ptr(), to.len())
+    copy::<MEDIUM>(from.as_ptr(), to.as_mut_ptr(), to.len())
 }
 
 /// Copies to shared memory: `to` is writable for `from.len()` bytes. False: there are none.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 pub(super) fn to_shared(from: &[u8], to: NonNull<u8>) -> bool {
-    copy::<MEDIUM_TO>(from.as_ptr(), to.as_ptr(), from.len())
+    copy::<MEDIUM>(from.as_ptr(), to.as_ptr(), from.len())
+}
+
+/// The same to memory that was last in the cache of another processor.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline]
+pub(super) fn to_shared_away(from: &[u8], to: NonNull<u8>) -> bool {
+    copy::<MEDIUM_AWAY>(from.as_ptr(), to.as_ptr(), from.len())
+}
+
+/// Begins to fetch `len` bytes from the cache of another processor, to be written: who writes there
+/// soon does not have to wait for them. As many are worth it as are copied without `rep movsb`.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline]
+#[allow(unsafe_code, reason = "see UNSAFETY above")]
+pub(super) fn fetch_to_write(at: NonNull<u8>, len: usize) {
+    if len > MEDIUM_AWAY {
+        return;
+    }
+    for line in (0..len).step_by(LINE) {
+        // SAFETY: a hint, which changes nothing and fails for no address; processors that do not
+        // know it take it for no instruction at all.
+        unsafe {
+            core::arch::asm!(
+                "prefetchw [{at} + {line}]", at = in(reg) at.as_ptr(), line = in(reg) line,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
 }
 
 /// Both are valid for `len` bytes and do not overlap (one is private); the callers above are the
 /// only ones.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
-fn copy<const MEDIUM: usize>(from: *const u8, to: *mut u8, len: usize) -> bool {
+fn copy<const MOST: usize>(from: *const u8, to: *mut u8, len: usize) -> bool {
     if len <= SHORT {
         return copy_short(from, to, len);
     }
-    if len <= MEDIUM {
+    if len <= MOST {
         copy_medium(from, to, len);
     } else {
         copy_long(from, to, len);
@@ -260,6 +292,13 @@ pub(super) fn from_shared(from: NonNull<u8>, to: &mut [u8]) -> bool {
     }
     !to.is_empty()
 }
+
+/// Elsewhere all copies are alike, and nothing is fetched beforehand.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+pub(super) fn fetch_to_write(_at: NonNull<u8>, _len: usize) {}
+
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+pub(super) use to_shared as to_shared_away;
 
 /// Copies to shared memory: `to` is writable for `from.len()` bytes. False: there are none.
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]

@@ -175,7 +175,10 @@ impl RingBytes {
     /// When the region is read-only.
     pub(crate) fn for_writing(self) -> RingSpace {
         self.region.must_be_writable();
-        RingSpace(self)
+        RingSpace {
+            bytes: self,
+            away: false,
+        }
     }
 
     /// Copies to `to` from the free-running `index`, if there is something to copy that does not go
@@ -232,42 +235,74 @@ impl RingBytes {
 
 /// The data bytes of a ring, for the side that writes them.
 #[derive(Debug)]
-pub(crate) struct RingSpace(RingBytes);
+pub(crate) struct RingSpace {
+    bytes: RingBytes,
+    /// They are in the cache of another processor, most likely: there the peer reads them while this
+    /// side writes.
+    away: bool,
+}
+
+/// So far ahead of what is written now lies what is fetched from there: several short messages, and
+/// half of the smallest ring.
+const AHEAD: u32 = 512;
 
 impl RingSpace {
     /// How many bytes there are.
     #[inline]
     pub(crate) fn size(&self) -> u32 {
-        self.0.size
+        self.bytes.size
     }
 
     /// The `len` bytes, at most as many as there are, from the free-running `index` on.
     #[inline]
     pub(crate) fn parts_mut(&mut self, index: u32, len: usize) -> [SharedSliceMut<'_>; 2] {
-        let (region, start) = (&self.0.region, self.0.start);
-        let at = self.0.offset(index);
-        let first = len.min(self.0.size as usize - at);
+        let (region, start) = (&self.bytes.region, self.bytes.start);
+        let at = self.bytes.offset(index);
+        let first = len.min(self.bytes.size as usize - at);
         [
             SharedSliceMut::new(region, start + at, first),
             SharedSliceMut::new(region, start, (len - first).min(at)),
         ]
     }
 
-    /// Copies `from` to the free-running `index`, if there is something to copy that does not go
-    /// around the end of the ring. False: nothing was done.
+    /// Says where the peer reads: elsewhere and now, or on this processor or later.
     #[inline]
-    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8]) -> bool {
-        let run = self.0.run(index, from.len());
+    pub(crate) fn set_away(&mut self, away: bool) {
+        self.away = away;
+    }
+
+    /// Copies `from` to the free-running `index`, if there is something to copy that does not go
+    /// around the end of the ring. False: nothing was done. So many bytes are `free` from there on.
+    #[inline]
+    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8], free: u32) -> bool {
+        if self.away {
+            return self.copy_away_run(index, from, free);
+        }
+        let run = self.bytes.run(index, from.len());
         run.is_some_and(|to| copy::to_shared(from, to))
     }
 
-    /// Copies `from` to the free-running `index`.
+    /// The same when the bytes are in another cache: what will be written soon is fetched, unless the
+    /// peer has still to read there.
+    #[inline(never)]
+    fn copy_away_run(&self, index: u32, from: &[u8], free: u32) -> bool {
+        let ahead = self.bytes.run(index.wrapping_add(AHEAD), from.len());
+        if let Some(ahead) = ahead
+            && free as usize >= AHEAD as usize + from.len()
+        {
+            copy::fetch_to_write(ahead, from.len());
+        }
+        let run = self.bytes.run(index, from.len());
+        run.is_some_and(|to| copy::to_shared_away(from, to))
+    }
+
+    /// Copies `from` to the free-running `index`, from which on so many bytes are `free`.
     ///
     /// # Panics
     /// When it is longer than the ring.
     #[inline]
-    pub(crate) fn copy_in(&self, index: u32, from: &[u8]) {
-        if !self.copy_in_run(index, from) {
+    pub(crate) fn copy_in(&self, index: u32, from: &[u8], free: u32) {
+        if !self.copy_in_run(index, from, free) {
             self.copy_in_around(index, from);
         }
     }
@@ -279,8 +314,8 @@ impl RingSpace {
             start,
             size,
             ..
-        } = &self.0;
-        let at = self.0.offset(index);
+        } = &self.bytes;
+        let at = self.bytes.offset(index);
         match from.split_at_checked(*size as usize - at) {
             None => region.copy_in(start + at, from),
             Some((head, tail)) => {

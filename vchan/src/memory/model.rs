@@ -335,12 +335,14 @@ impl RingSpace {
         ]
     }
 
-    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8]) -> bool {
-        self.copy_in(index, from);
+    pub(crate) fn set_away(&mut self, _away: bool) {}
+
+    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8], free: u32) -> bool {
+        self.copy_in(index, from, free);
         !from.is_empty()
     }
 
-    pub(crate) fn copy_in(&self, index: u32, from: &[u8]) {
+    pub(crate) fn copy_in(&self, index: u32, from: &[u8], _free: u32) {
         let at = (index & (self.0.size - 1)) as usize;
         let (head, tail) = from.split_at(from.len().min(self.0.size as usize - at));
         self.0.region.copy_in(self.0.start + at, head);
