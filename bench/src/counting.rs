@@ -31,7 +31,7 @@ pub struct Count {
     /// peer is not [counted beside](counted_beside).
     pub awake: u64,
     /// Calls to the event channel, of which each is one system call on Xen: sending, waiting, taking
-    /// and unmasking.
+    /// and unmasking; and those that give way.
     pub system_calls: u64,
     /// Waits for an event, of those that the library makes itself.
     pub sleeps: u64,
@@ -79,7 +79,7 @@ impl Counts {
                 counters.asleep.store(false, Ordering::Relaxed);
                 add(&counters.system_calls);
             }
-            "unmask" => {
+            "unmask" | "give_way" => {
                 add(&counters.system_calls);
             }
             "read"

@@ -196,6 +196,11 @@ impl EventChannels for Gated {
     fn pause(&self, duration: Duration) {
         self.host.events().pause(duration);
     }
+
+    fn give_way(&self) -> bool {
+        // Where it is refused, nothing was done.
+        self.gate.host("give_way").is_ok() && self.host.events().give_way()
+    }
 }
 
 struct GatedChannel {

@@ -1,4 +1,4 @@
-//! Event channels, and waiting for them: `SCHEDOP_poll`, nothing else.
+//! Event channels, and waiting for them: `SCHEDOP_poll`, and `SCHEDOP_yield` before.
 //!
 //! Nothing ever interrupts the guest: no callback is registered, and an event is a bit that is set.
 
@@ -55,6 +55,11 @@ impl EventChannels for Events {
         while self.now() < deadline {
             poll(&[], Some(deadline));
         }
+    }
+
+    fn give_way(&self) -> bool {
+        sched::give_way();
+        true
     }
 }
 

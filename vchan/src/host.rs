@@ -138,6 +138,12 @@ pub trait EventChannels: Send + Sync {
 
     /// Sleeps for `duration`, whatever events come meanwhile.
     fn pause(&self, duration: Duration);
+
+    /// Lets other domains have this processor first, if any waits for it. False: this host cannot, and
+    /// has done nothing.
+    fn give_way(&self) -> bool {
+        false
+    }
 }
 
 /// One end of an event channel. Dropping it closes the port.

@@ -5,7 +5,7 @@
 //! | `/dev/xen/evtchn` | `xen-evtchn` | event channels |
 //! | `/dev/xen/gntalloc` | `xen-gntalloc` | sharing pages: needed by servers |
 //! | `/dev/xen/gntdev` | `xen-gntdev` | mapping a peer's pages: needed by clients |
-//! | `/dev/xen/privcmd` | `xen-privcmd` | asking whether the peer's domain still lives; optional |
+//! | `/dev/xen/privcmd` | `xen-privcmd` | asking whether the peer's domain still lives, giving way to it; optional |
 //! | xenstored's socket or `/dev/xen/xenbus` | | XenStore |
 //!
 //! A device is opened when it is first needed, so a client can do without `xen-gntalloc`. The
@@ -30,7 +30,7 @@ use device::Device;
 use evtchn::PortMaker;
 use grants::GrantDevices;
 use life::Lives;
-use privcmd::PortStatus;
+use privcmd::Privcmd;
 
 /// The Xen host that this program's domain lives on.
 ///
@@ -69,13 +69,13 @@ impl Places {
         drop(evtchn.open_anew()?);
         let gntalloc = self.device("gntalloc", "xen-gntalloc");
         let gntdev = self.device("gntdev", "xen-gntdev");
-        let status = PortStatus::new(self.device("privcmd", "xen-privcmd"));
+        let privcmd = Privcmd::new(self.device("privcmd", "xen-privcmd"));
         let store = Client::open()?;
         let lives = Lives::new(store.clone());
         let limit = self.gntalloc_limit.clone();
         Ok(Host::new(
             GrantDevices::new(gntalloc, gntdev, limit, lives.clone()),
-            PortMaker::new(evtchn, status, lives),
+            PortMaker::new(evtchn, privcmd, lives),
             store,
         ))
     }

@@ -3,12 +3,13 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::raw::RawPeer;
-use common::watched::watched;
+use common::watched::{hook, watched};
 use common::{LONG, World, bounded, guest, wait_until};
 use vchan::layout::{Geometry, NOTIFY_WRITE, Ring};
 use vchan::{Channel, Client, DomId, Error, PeerFault, Server, Spin};
@@ -281,5 +282,42 @@ fn bytes_arrive_in_order_whatever_both_sides_do() {
                 world.assert_clean();
             }
         }
+    });
+}
+
+/// A peer on the same processor can do nothing while this side spins, and is interrupted by it when it
+/// sleeps and is woken up: it gets a turn.
+#[test]
+fn a_peer_that_uses_its_turns_sends_and_gets_no_event() {
+    bounded(|| {
+        let world = World::new();
+        let (guest_host, calls) = watched(&world.guest);
+        let mut server = Server::builder(&guest_host, DomId::DOM0).bind().unwrap();
+        let mut client = world.client();
+        let mut reader = server.accept().unwrap();
+        reader.set_read_timeout(Some(SHORT));
+        hook(&calls.when_giving_way, move |()| {
+            client.write_all(&[7; 64]).unwrap();
+        });
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let (notified, slept) = (count(&calls.notify), count(&calls.sleep));
+        let mut too_late = 0;
+        let mut arrived = 0;
+        while arrived < 100 {
+            let mut message = [0; 64];
+            match reader.recv(&mut message) {
+                Ok(()) => arrived += 1,
+                // A turn took so long that the next wait had none: the machine stood still.
+                Err(Error::TimedOut { .. }) => too_late += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(count(&calls.give_way), 100, "one turn for each message");
+        assert_eq!(count(&calls.notify), notified);
+        assert!(count(&calls.sleep) - slept <= too_late);
+        // Who is to do nothing before it sleeps gives no turns away, either.
+        reader.set_spin(Spin::Never);
+        assert!(matches!(reader.read(&mut [0]), Err(Error::TimedOut { .. })));
+        assert_eq!(count(&calls.give_way), 100);
     });
 }

@@ -93,6 +93,11 @@ impl EventChannels for EmulatedEvents {
     fn pause(&self, duration: Duration) {
         std::thread::sleep(duration);
     }
+
+    fn give_way(&self) -> bool {
+        std::thread::yield_now();
+        true
+    }
 }
 
 impl EmulatedEvents {

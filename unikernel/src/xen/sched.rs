@@ -3,6 +3,7 @@
 use super::Errno;
 use super::call::{Call, hypercall, operation};
 
+const YIELD: usize = 0;
 const SHUTDOWN: usize = 2;
 const POLL: usize = 3;
 
@@ -33,6 +34,13 @@ pub(crate) fn shutdown(reason: Reason) -> ! {
         // SAFETY: `SCHEDOP_shutdown` takes this structure. It does not return.
         let _ = unsafe { operation(Call::SchedOp, SHUTDOWN, &mut argument) };
     }
+}
+
+/// Lets other domains that wait for this processor have it first.
+#[allow(unsafe_code, reason = "a hypercall")]
+pub(crate) fn give_way() {
+    // SAFETY: `SCHEDOP_yield` takes no argument. It cannot fail.
+    let _ = unsafe { hypercall(Call::SchedOp, YIELD, 0, 0, 0) };
 }
 
 /// ```c

@@ -14,8 +14,10 @@ use crate::layout::Side;
 use crate::sync::pause;
 
 mod linger;
+mod turns;
 
 use linger::Lingering;
+use turns::Turns;
 
 /// What a call that has to wait does before it sleeps.
 ///
@@ -40,8 +42,9 @@ pub enum Spin {
     Never,
     /// It looks at the ring for at most 0.1 ms, if that has been paying: if the peer usually
     /// answers sooner than a sleeper wakes up. It hardly ever does with a peer that is idle, slow,
-    /// or on the same CPU. When the peer is busy with a stream of small messages, it lets a few
-    /// microseconds' worth of them gather.
+    /// or on the same CPU: to one there it gives way instead, where that has been paying and the host
+    /// can. When the peer is busy with a stream of small messages, it lets a few microseconds' worth of
+    /// them gather.
     #[default]
     Adaptive,
     /// It never sleeps, but looks at the ring until there is something to do or the time is up. It
@@ -83,6 +86,7 @@ pub(crate) struct Patience {
     /// How many of them are still to come.
     left: u32,
     lingering: Lingering,
+    turns: Turns,
 }
 
 impl Patience {
@@ -96,6 +100,7 @@ impl Patience {
             interval: 1,
             left: 1,
             lingering: Lingering::new(ring),
+            turns: Turns::new(),
         }
     }
 
@@ -130,6 +135,20 @@ impl Patience {
     pub(super) fn linger(&mut self, look: impl Fn() -> u32) {
         if self.spin == Spin::Adaptive {
             self.lingering.visit(look);
+        }
+    }
+
+    /// Whether to give way to the peer before the next sleep.
+    pub(super) fn gives_way(&mut self) -> bool {
+        self.spin == Spin::Adaptive && self.turns.is_due()
+    }
+
+    /// It has given way for so long, and there is `something_to_do` now or not.
+    pub(super) fn gave_way(&mut self, time: Duration, something_to_do: bool) {
+        self.turns.ended(time, something_to_do);
+        if something_to_do {
+            // That was a sleep, as far as spinning is concerned: it does not tell where the peer is.
+            self.slept(Some(time));
         }
     }
 

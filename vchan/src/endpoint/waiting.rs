@@ -1,7 +1,7 @@
-//! Waiting: a step, a spin, a request for an event, a second step, a sleep.
+//! Waiting: a step, a spin, a turn for the peer, a request for an event, a second step, a sleep.
 //!
 //! Who wants to wait says so with [`Link::arm`], looks again, and only then sleeps. Blocking callers
-//! do that in [`Link::wait_for`] and may look for a while before (`spin`); polling ones do it in
+//! do that in [`Link::wait_for`] and may look for a while or give way before (`spin`); polling ones do it in
 //! [`Link::try_for`], without the sleep.
 
 use core::sync::atomic::Ordering;
@@ -109,6 +109,9 @@ impl Link {
             let Some(most) = self.longest_sleep(deadline) else {
                 return Err(wanted.timed_out());
             };
+            if !has_slept && let Some(done) = self.give_way(patience, &mut step)? {
+                return Ok(done);
+            }
             if !has_slept && patience.times_the_sleep() {
                 began = Some(clock.now());
             }
@@ -170,6 +173,26 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Lets the peer have the processor, if that has been paying, and takes a step. The peer has not
+    /// been asked for an event, and sends none.
+    fn give_way<T>(
+        &self,
+        patience: &mut Patience,
+        step: &mut impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        if !self.has_peer() || !patience.gives_way() {
+            return Ok(None);
+        }
+        let events = self.host.events();
+        let began = events.now();
+        let done = match events.give_way() {
+            true => step()?,
+            false => None,
+        };
+        patience.gave_way(events.now().since(began), done.is_some());
+        Ok(done)
     }
 
     /// What a spin looks at between two steps: what it waits for, and what else would end it: the

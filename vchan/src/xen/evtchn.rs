@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::device::Device;
 use super::life::{Life, Lives};
-use super::privcmd::PortStatus;
+use super::privcmd::Privcmd;
 use crate::guard::keeps;
 use crate::host::{Bell, EventChannel, EventChannels, Port, Time};
 use crate::{DomId, HostError, poll};
@@ -25,15 +25,15 @@ pub(super) mod calls;
 /// Makes ports.
 pub(super) struct PortMaker {
     device: Device,
-    status: Arc<PortStatus>,
+    privcmd: Arc<Privcmd>,
     lives: Arc<Lives>,
 }
 
 impl PortMaker {
-    pub(super) fn new(device: Device, status: PortStatus, lives: Arc<Lives>) -> PortMaker {
+    pub(super) fn new(device: Device, privcmd: Privcmd, lives: Arc<Lives>) -> PortMaker {
         PortMaker {
             device,
-            status: Arc::new(status),
+            privcmd: Arc::new(privcmd),
             lives,
         }
     }
@@ -45,7 +45,7 @@ impl PortMaker {
             life,
             peer,
             port: Port(port),
-            status: Arc::clone(&self.status),
+            privcmd: Arc::clone(&self.privcmd),
             bell: Bell::default(),
         })
     }
@@ -83,6 +83,10 @@ impl EventChannels for PortMaker {
     fn pause(&self, duration: Duration) {
         std::thread::sleep(duration);
     }
+
+    fn give_way(&self) -> bool {
+        self.privcmd.give_way()
+    }
 }
 
 fn explain(error: HostError, errno: Errno) -> HostError {
@@ -108,7 +112,7 @@ struct BoundPort {
     life: Life,
     peer: DomId,
     port: Port,
-    status: Arc<PortStatus>,
+    privcmd: Arc<Privcmd>,
     bell: Bell,
 }
 
@@ -179,7 +183,7 @@ impl EventChannel for BoundPort {
         if self.life.is_over() && keeps("port-is-lost") {
             return Err(Life::lost(format_args!("port {}", self.port)));
         }
-        let bound = self.status.is_bound(self.port);
+        let bound = self.privcmd.is_bound(self.port);
         // Kernels that keep guests from making hypercalls leave one thing to see: that there is no
         // domain where the other end was.
         Ok(bound.or_else(|| self.peer_is_gone().then_some(false)))

@@ -1,13 +1,14 @@
-//! Asking Xen whether a port has another end, through `/dev/xen/privcmd`.
+//! Asking Xen whether a port has another end, and giving way to other domains, through
+//! `/dev/xen/privcmd`.
 //!
 //! UNSAFETY: a hypercall takes the address of its argument as a number and reads and writes there.
-//! The argument lies in a page of our own that is locked into memory, and the one hypercall made
-//! here (`EVTCHNOP_status`) touches 24 bytes of it.
+//! The argument lies in a page of our own that is locked into memory, of which `EVTCHNOP_status`
+//! touches 24 bytes. The other hypercall made here, `SCHEDOP_yield`, has no argument.
 
 use core::mem::size_of;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::MmapMut;
 use rustix::io::Errno;
@@ -32,6 +33,11 @@ const EVENT_CHANNEL_OP: u64 = 32;
 /// `EVTCHNOP_status`
 const STATUS: u64 = 5;
 
+/// `__HYPERVISOR_sched_op`
+const SCHED_OP: u64 = 29;
+/// `SCHEDOP_yield`
+const YIELD: u64 = 0;
+
 /// The size of `struct evtchn_status`, and where its fields lie: a `u16` domid, a `u32` port, and
 /// the `u32` status that Xen fills in. Others follow that we do not need.
 const STATUS_SIZE: usize = 24;
@@ -50,8 +56,8 @@ const INTERDOMAIN: u32 = 2;
 /// moving a page to elsewhere in memory, which is over soon.
 const MOST_TRIES: usize = 10;
 
-/// Asks Xen about ports.
-pub(super) struct PortStatus {
+/// Makes hypercalls.
+pub(super) struct Privcmd {
     device: Device,
     /// The page for the argument; made when first needed, never if that fails.
     page: Mutex<Page>,
@@ -68,9 +74,9 @@ struct Ready {
     memory: MmapMut,
 }
 
-impl PortStatus {
-    pub(super) fn new(device: Device) -> PortStatus {
-        PortStatus {
+impl Privcmd {
+    pub(super) fn new(device: Device) -> Privcmd {
+        Privcmd {
             device,
             page: Mutex::new(Page::NotTried),
         }
@@ -79,10 +85,7 @@ impl PortStatus {
     /// Whether `port`, one of this domain's, has another end. `None` where Xen does not tell: the
     /// device is missing, forbidden, or forbids this hypercall.
     pub(super) fn is_bound(&self, port: Port) -> Option<bool> {
-        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*page, Page::NotTried) {
-            *page = self.prepare();
-        }
+        let mut page = self.page();
         let Page::Ready(ready) = &mut *page else {
             return None;
         };
@@ -102,11 +105,44 @@ impl PortStatus {
         }
     }
 
+    /// Lets other domains have this virtual processor's real one first. False where Xen cannot be told:
+    /// the device is missing, forbidden, or forbids this hypercall.
+    pub(super) fn give_way(&self) -> bool {
+        // The lock is not held meanwhile: other threads need not wait for the turn of others to end.
+        let Some(fd) = self.descriptor() else {
+            return false;
+        };
+        let mut hypercall = Hypercall {
+            op: SCHED_OP,
+            arg: [YIELD, 0, 0, 0, 0],
+        };
+        // SAFETY: the number and its structure. The hypercall that it describes accesses no memory.
+        #[allow(unsafe_code, reason = "see UNSAFETY above")]
+        let made = unsafe { call(fd.as_fd(), HYPERCALL, &mut hypercall) };
+        made.is_ok()
+    }
+
+    fn descriptor(&self) -> Option<Arc<OwnedFd>> {
+        match &*self.page() {
+            Page::Ready(ready) => Some(Arc::clone(&ready.fd)),
+            _ => None,
+        }
+    }
+
+    /// The page, made if it can be.
+    fn page(&self) -> MutexGuard<'_, Page> {
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*page, Page::NotTried) {
+            *page = self.prepare();
+        }
+        page
+    }
+
     fn prepare(&self) -> Page {
         let fd = match self.device.open() {
             Ok(fd) => fd,
             Err(error) => {
-                tracing::debug!(%error, "cannot ask Xen whether peers live");
+                tracing::debug!(%error, "no hypercalls can be made");
                 return Page::Unusable;
             }
         };

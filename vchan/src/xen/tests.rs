@@ -238,10 +238,12 @@ fn a_device_that_takes_no_calls_gives_errors_that_name_what_was_done() {
         .unwrap_err();
     assert!(error.to_string().contains("at most 256"), "{error}");
 
-    let status = PortStatus::new(scratch.fake_device("privcmd"));
-    assert_eq!(status.is_bound(Port(1)), None);
-    assert_eq!(status.is_bound(Port(1)), None);
-    let ports = PortMaker::new(scratch.fake_device("evtchn"), status, endless_lives());
+    let privcmd = Privcmd::new(scratch.fake_device("privcmd"));
+    assert!(!privcmd.give_way());
+    assert_eq!(privcmd.is_bound(Port(1)), None);
+    assert_eq!(privcmd.is_bound(Port(1)), None);
+    assert!(!privcmd.give_way());
+    let ports = PortMaker::new(scratch.fake_device("evtchn"), privcmd, endless_lives());
     let error = ports.bind_unbound(peer).err().unwrap();
     assert!(
         error.to_string().contains("an event channel for domain 2"),

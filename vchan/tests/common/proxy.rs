@@ -386,4 +386,8 @@ impl EventChannels for Parts {
     fn pause(&self, duration: Duration) {
         self.0.events().pause(duration);
     }
+
+    fn give_way(&self) -> bool {
+        self.0.events().give_way()
+    }
 }

@@ -27,6 +27,7 @@ pub struct Calls {
     pub sleep: AtomicU64,
     /// Looks at the clock.
     pub now: AtomicU64,
+    pub give_way: AtomicU64,
     /// Sending events fails while this is set.
     pub notify_fails: AtomicBool,
     /// While this is set, nothing ends a sleep but an event, another thread or a deadline that is near:
@@ -40,6 +41,8 @@ pub struct Calls {
     pub before_take: Hook<()>,
     /// Called before a sleep.
     pub before_sleep: Hook<()>,
+    /// Called before the processor is given away.
+    pub when_giving_way: Hook<()>,
     /// Called before pages are mapped, with their references.
     pub before_map: Hook<Vec<GrantRef>>,
 }
@@ -124,6 +127,12 @@ impl EventChannels for Through {
 
     fn pause(&self, duration: Duration) {
         self.host.events().pause(duration);
+    }
+
+    fn give_way(&self) -> bool {
+        self.calls.give_way.fetch_add(1, Relaxed);
+        Calls::run(&self.calls.when_giving_way, ());
+        self.host.events().give_way()
     }
 }
 

@@ -24,7 +24,7 @@ fn port_driver_and_store() -> (BoundPort, UnixStream, Store) {
         life,
         peer: DomId::DOM0,
         port: PORT,
-        status: Arc::new(PortStatus::new(Device::new("/nonexistent".into(), "none"))),
+        privcmd: Arc::new(Privcmd::new(Device::new("/nonexistent".into(), "none"))),
         bell: Bell::default(),
     };
     (port, driver, store)
