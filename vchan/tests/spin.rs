@@ -321,3 +321,24 @@ fn a_peer_that_uses_its_turns_sends_and_gets_no_event() {
         assert_eq!(count(&calls.give_way), 100);
     });
 }
+
+#[test]
+fn being_told_how_to_spin_forgets_nothing_of_the_peer() {
+    bounded(|| {
+        let world = World::new();
+        let (guest_host, calls) = watched(&world.guest);
+        let mut server = Server::builder(&guest_host, DomId::DOM0).bind().unwrap();
+        let _client = world.client();
+        let mut reader = server.accept().unwrap();
+        reader.set_read_timeout(Some(Duration::from_millis(1)));
+        let mut wait = || {
+            assert!(matches!(reader.read(&mut [0]), Err(Error::TimedOut { .. })));
+            reader.set_spin(Spin::Never);
+            reader.set_spin(Spin::Adaptive);
+        };
+        // An idle peer uses none of its turns: they come after 1, 2, 4, 8 waits.
+        (0..16).for_each(|_| wait());
+        let turns = calls.give_way.load(Relaxed);
+        assert!((1..=4).contains(&turns), "{turns} turns");
+    });
+}

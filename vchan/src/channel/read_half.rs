@@ -10,7 +10,7 @@ use std::{
 use super::Origin;
 #[cfg(feature = "std")]
 use super::descriptor;
-use super::options::{Direction, Options};
+use super::options::Options;
 use crate::Error;
 use crate::endpoint::{Reader, Spin};
 use crate::ring::Publish;
@@ -127,9 +127,9 @@ impl ReadHalf {
         self.options.nonblocking = nonblocking;
     }
 
-    /// What calls of this half do before they sleep: see [`Spin`].
+    /// What calls of this half do before they sleep: see [`Spin`]. What was learnt of the peer stays.
     pub fn set_spin(&mut self, spin: Spin) {
-        self.options.patience = self.reader.patience(spin);
+        self.options.patience.set_spin(spin);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 #[cfg(feature = "std")]
 use super::descriptor;
-use super::options::{Direction, Options};
+use super::options::Options;
 use crate::Error;
 use crate::endpoint::{Spin, Writer};
 use crate::ring::Publish;
@@ -139,9 +139,9 @@ impl WriteHalf {
         self.options.nonblocking = nonblocking;
     }
 
-    /// What calls of this half do before they sleep: see [`Spin`].
+    /// What calls of this half do before they sleep: see [`Spin`]. What was learnt of the peer stays.
     pub fn set_spin(&mut self, spin: Spin) {
-        self.options.patience = self.writer.patience(spin);
+        self.options.patience.set_spin(spin);
     }
 }
 

@@ -104,6 +104,12 @@ impl Patience {
         }
     }
 
+    /// Spins in this way from now on. What was learnt stays, as the peer does: to learn it again costs
+    /// some trials.
+    pub(crate) fn set_spin(&mut self, spin: Spin) {
+        self.spin = spin;
+    }
+
     /// How long to spin now; `None` is for ever.
     pub(super) fn budget(&self) -> Option<Duration> {
         match self.spin {

@@ -99,6 +99,22 @@ fn never_and_always_learn_nothing() {
 }
 
 #[test]
+fn being_told_how_to_spin_forgets_nothing() {
+    let mut patience = Patience::new(Spin::Adaptive, Side::Server, 4096);
+    for _ in 0..8 * RAREST_TRIAL {
+        wait(&mut patience, Peer::Shared);
+    }
+    let spun: Duration = (0..RAREST_TRIAL)
+        .map(|_| {
+            patience.set_spin(Spin::Never);
+            patience.set_spin(Spin::Adaptive);
+            wait(&mut patience, Peer::Shared)
+        })
+        .sum();
+    assert!(spun <= TRIAL, "{spun:?}");
+}
+
+#[test]
 fn with_an_idle_peer_it_spins_for_a_tenth_of_a_millisecond_in_all() {
     let mut patience = Patience::new(Spin::Adaptive, Side::Server, 4096);
     let spun: Duration = (0..100_000).map(|_| wait(&mut patience, Peer::Idle)).sum();
