@@ -227,13 +227,29 @@ impl Producer {
         self.advance(len)
     }
 
+    /// Whether the peer is at work on the ring elsewhere: [`write_run_away`](Producer::write_run_away)
+    /// is for that.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.bytes.is_away()
+    }
+
     /// Copies `from` in and publishes it, if that is simple: it is not empty, known to fit, and does
     /// not go around the end of the ring. `None`: nothing was done.
     #[inline(always)]
     pub fn write_run(&mut self, from: &[u8]) -> Option<Publish> {
+        let done = from.len() <= self.indices.free() as usize
+            && self.bytes.copy_in_run(self.indices.prod(), from);
+        done.then(|| self.advance(from.len()))
+    }
+
+    /// The same, and fetches the space that is written next.
+    #[inline(always)]
+    pub fn write_run_away(&mut self, from: &[u8]) -> Option<Publish> {
         let free = self.indices.free();
-        let done =
-            from.len() <= free as usize && self.bytes.copy_in_run(self.indices.prod(), from, free);
+        let done = from.len() <= free as usize
+            && self.bytes.copy_in_run_away(self.indices.prod(), from, free);
         done.then(|| self.advance(from.len()))
     }
 

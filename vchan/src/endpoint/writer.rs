@@ -54,29 +54,35 @@ impl Writer {
     /// Short messages are copied in place, so that all of this is a few dozen instructions.
     #[inline(never)]
     pub(crate) fn write_at_once(&mut self, from: &[u8]) -> Option<Publish> {
-        if from.len() <= SHORT {
-            self.write_run(from)
+        if from.len() <= SHORT && !self.producer.is_away() {
+            self.write_run::<false>(from)
         } else {
-            self.write_long_run(from)
+            self.write_other_run(from)
         }
     }
 
     #[inline(never)]
-    fn write_long_run(&mut self, from: &[u8]) -> Option<Publish> {
+    fn write_other_run(&mut self, from: &[u8]) -> Option<Publish> {
         // So many never fit at once: the page need not be looked at.
         if from.len() > self.size() {
             return None;
         }
-        self.write_run(from)
+        match self.producer.is_away() {
+            true => self.write_run::<true>(from),
+            false => self.write_run::<false>(from),
+        }
     }
 
     #[inline(always)]
-    fn write_run(&mut self, from: &[u8]) -> Option<Publish> {
+    fn write_run<const AWAY: bool>(&mut self, from: &[u8]) -> Option<Publish> {
         let (known, live) = self.link.look();
         if !usual(known, live) {
             return None;
         }
-        let published = self.producer.write_run(from)?;
+        let published = match AWAY {
+            true => self.producer.write_run_away(from)?,
+            false => self.producer.write_run(from)?,
+        };
         self.total = self.total.wrapping_add(from.len() as u64);
         Some(published)
     }

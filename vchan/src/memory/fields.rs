@@ -265,6 +265,12 @@ impl RingSpace {
         ]
     }
 
+    /// Whether the bytes are in the cache of another processor, most likely.
+    #[inline]
+    pub(crate) fn is_away(&self) -> bool {
+        self.away
+    }
+
     /// Says where the peer reads: elsewhere and now, or on this processor or later.
     #[inline]
     pub(crate) fn set_away(&mut self, away: bool) {
@@ -272,20 +278,17 @@ impl RingSpace {
     }
 
     /// Copies `from` to the free-running `index`, if there is something to copy that does not go
-    /// around the end of the ring. False: nothing was done. So many bytes are `free` from there on.
+    /// around the end of the ring. False: nothing was done.
     #[inline]
-    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8], free: u32) -> bool {
-        if self.away {
-            return self.copy_away_run(index, from, free);
-        }
+    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8]) -> bool {
         let run = self.bytes.run(index, from.len());
         run.is_some_and(|to| copy::to_shared(from, to))
     }
 
     /// The same when the bytes are in another cache: what will be written soon is fetched, unless the
-    /// peer has still to read there.
-    #[inline(never)]
-    fn copy_away_run(&self, index: u32, from: &[u8], free: u32) -> bool {
+    /// peer has still to read there. So many bytes are `free` from `index` on.
+    #[inline]
+    pub(crate) fn copy_in_run_away(&self, index: u32, from: &[u8], free: u32) -> bool {
         let ahead = self.bytes.run(index.wrapping_add(AHEAD), from.len());
         if let Some(ahead) = ahead
             && free as usize >= AHEAD as usize + from.len()
@@ -302,7 +305,11 @@ impl RingSpace {
     /// When it is longer than the ring.
     #[inline]
     pub(crate) fn copy_in(&self, index: u32, from: &[u8], free: u32) {
-        if !self.copy_in_run(index, from, free) {
+        let done = match self.away {
+            true => self.copy_in_run_away(index, from, free),
+            false => self.copy_in_run(index, from),
+        };
+        if !done {
             self.copy_in_around(index, from);
         }
     }

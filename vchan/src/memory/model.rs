@@ -335,9 +335,17 @@ impl RingSpace {
         ]
     }
 
+    pub(crate) fn is_away(&self) -> bool {
+        false
+    }
+
     pub(crate) fn set_away(&mut self, _away: bool) {}
 
-    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8], free: u32) -> bool {
+    pub(crate) fn copy_in_run(&self, index: u32, from: &[u8]) -> bool {
+        self.copy_in_run_away(index, from, 0)
+    }
+
+    pub(crate) fn copy_in_run_away(&self, index: u32, from: &[u8], free: u32) -> bool {
         self.copy_in(index, from, free);
         !from.is_empty()
     }
