@@ -33,6 +33,7 @@ pub mod stats;
 pub mod workload;
 
 mod failure;
+mod one_mapping;
 mod peer;
 
 pub use failure::Failure;

@@ -47,12 +47,15 @@ impl Effort {
 /// Both libraries on one host.
 pub struct Libraries {
     host: Emulated,
+    /// The same for both ends in one thread.
+    one_thread: Emulated,
 }
 
 impl Libraries {
     fn start() -> Result<Libraries, Failure> {
         Ok(Libraries {
             host: Emulated::start()?,
+            one_thread: Emulated::start_with_one_mapping()?,
         })
     }
 

@@ -9,6 +9,7 @@ use vchan::{Channel, Client, DomId, Error, Host, Server, Spin, StorePath};
 use vchan_emulator::{Emulator, Limits};
 
 use crate::counting::{Counts, counted_beside};
+use crate::one_mapping::one_mapping;
 use crate::peer::read_exact;
 use crate::{Failure, Peer, Polled, Transport};
 
@@ -62,6 +63,21 @@ impl Emulated {
     /// # Errors
     /// When it does not start.
     pub fn start() -> Result<Emulated, Failure> {
+        Emulated::start_with(|hosts| hosts.map(|(_, host)| host))
+    }
+
+    /// Starts one whose domains have what they share at the same address: for what is compared in one
+    /// thread with plain memory.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_with_one_mapping() -> Result<Emulated, Failure> {
+        Emulated::start_with(one_mapping)
+    }
+
+    fn start_with(
+        as_used: impl FnOnce([(DomId, Host); 2]) -> [Host; 2],
+    ) -> Result<Emulated, Failure> {
         let emulator = Emulator::start()?;
         let mut limits = Limits::default();
         // Several channels with the largest rings at a time.
@@ -71,7 +87,8 @@ impl Emulated {
         emulator.add_domain(left)?;
         emulator.add_domain(right)?;
         let (hosts, counts) = counted_beside(&emulator.host(left)?, &emulator.host(right)?);
-        let [left, right] = hosts;
+        let [left_host, right_host] = hosts;
+        let [left, right] = as_used([(left, left_host), (right, right_host)]);
         Ok(Emulated {
             emulator: Arc::new(emulator),
             left,

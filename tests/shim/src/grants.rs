@@ -40,11 +40,7 @@ impl Handle {
     /// Keeps a region for C and gives its address.
     fn keep(&self, region: Region) -> *mut c_void {
         let base = region.base().as_ptr();
-        let kept = Kept {
-            handle: self.id,
-            region,
-        };
-        regions().insert(base.addr(), kept);
+        regions().insert((base.addr(), self.id), region);
         base.cast()
     }
 
@@ -60,11 +56,11 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // Unmapping comes back here through `__wrap_munmap`, so the lock is let go first.
-        let ours: Vec<Kept> = {
+        let ours: Vec<Region> = {
             let mut regions = regions();
             let (ours, others) = std::mem::take(&mut *regions)
                 .into_iter()
-                .partition(|(_, kept)| kept.handle == self.id);
+                .partition(|&((_, handle), _)| handle == self.id);
             *regions = others;
             ours.into_values().collect()
         };
@@ -72,31 +68,32 @@ impl Drop for Handle {
     }
 }
 
-/// A region that C knows by its address, until C unmaps it.
-struct Kept {
-    handle: u64,
-    region: Region,
-}
-
-type Regions = BTreeMap<usize, Kept>;
+/// The regions that C knows by their addresses, until it unmaps them, and the handles that they were
+/// mapped through. (A host may give both ends of a program one address.)
+type Regions = BTreeMap<(usize, u64), Region>;
 
 fn regions() -> MutexGuard<'static, Regions> {
     static REGIONS: Mutex<Regions> = Mutex::new(BTreeMap::new());
     REGIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the region at `address`, whose length must be `len`, out of the table. `None` when the
-/// address is not one of ours.
+/// Takes the region at `address`, whose length must be `len`, out of the table, that of a handle if one is
+/// named. `None` when the address is not one of ours, or not of that handle.
 fn take(address: usize, len: usize, of: Option<u64>) -> Result<Option<Region>, CError> {
     let mut regions = regions();
-    let Some(kept) = regions.get(&address) else {
+    let handles = match of {
+        Some(handle) => handle..=handle,
+        None => 0..=u64::MAX,
+    };
+    let mut here = regions.range((address, *handles.start())..=(address, *handles.end()));
+    let Some((&place, region)) = here.next() else {
         return Ok(None);
     };
-    // libxenvchan never unmaps a part, and a handle never what another one mapped.
-    if kept.region.len() != len || of.is_some_and(|handle| handle != kept.handle) {
+    // libxenvchan never unmaps a part.
+    if region.len() != len {
         return Err(EINVAL.into());
     }
-    Ok(regions.remove(&address).map(|kept| kept.region))
+    Ok(regions.remove(&place))
 }
 
 fn access(writable: bool) -> Access {

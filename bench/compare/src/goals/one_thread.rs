@@ -3,15 +3,16 @@
 use anyhow::Result;
 use vchan_bench::peers::memory::Buffer;
 use vchan_bench::peers::rings::Rtrb;
-use vchan_bench::peers::vchan::Mode;
+use vchan_bench::peers::vchan::{Mode, Vchan};
 use vchan_bench::stats::{Spread, alternate};
 use vchan_bench::workload::{self, in_place};
 
 use super::{Effort, Libraries, messages};
 use crate::goal::{Bound, Goal, Part};
+use crate::libxenvchan::CVchan;
 use crate::subject::{Both, RING};
 
-const NOTE: &str = "one thread, 64 KiB ring, send and recv of one message";
+const NOTE: &str = "one thread, 64 KiB ring, send and recv of one message; the ring has one address, as buffers have";
 
 pub fn small(effort: Effort, libraries: &Libraries) -> Result<Goal> {
     let parts = vec![
@@ -65,7 +66,7 @@ pub fn largest(effort: Effort, libraries: &Libraries) -> Result<Goal> {
 }
 
 pub fn batches(effort: Effort, libraries: &Libraries) -> Result<Goal> {
-    let (mut left, mut right) = libraries.host.channels(RING)?;
+    let (mut left, mut right) = libraries.one_thread.channels(RING)?;
     let mut ours =
         |count| Ok(in_place::many::<64>(&mut left, &mut right, 16, count)?.nanoseconds_each());
     let mut theirs = Both::new(&Rtrb, RING)?;
@@ -83,7 +84,7 @@ pub fn batches(effort: Effort, libraries: &Libraries) -> Result<Goal> {
 pub fn zero_copy(effort: Effort, libraries: &Libraries) -> Result<Goal> {
     let mut parts = Vec::new();
     for size in [4096, 16384] {
-        let (mut left, mut right) = libraries.host.channels(RING)?;
+        let (mut left, mut right) = libraries.one_thread.channels(RING)?;
         let mut ours =
             |count| Ok(in_place::one_copy(&mut left, &mut right, size, count)?.nanoseconds_each());
         let count = messages(effort, ours(1000)?);
@@ -114,7 +115,7 @@ fn goal(name: &'static str, parts: Vec<Part>) -> Goal {
 
 fn against_c(effort: Effort, libraries: &Libraries, size: usize, bound: Bound) -> Result<Part> {
     let what = "against C";
-    let Some(theirs) = libraries.theirs(Mode::Blocking) else {
+    let Some(theirs) = CVchan::new(libraries.one_thread.clone(), Mode::Blocking) else {
         return Ok(Part::new(what, bound, None));
     };
     let mut theirs = Both::new(&theirs, RING)?;
@@ -156,7 +157,10 @@ fn speed(
     size: usize,
     mut theirs: impl FnMut(u64) -> Result<f64, vchan_bench::Failure>,
 ) -> Result<Spread> {
-    let mut ours = Both::new(&libraries.ours(Mode::Blocking), RING)?;
+    let mut ours = Both::new(
+        &Vchan::new(libraries.one_thread.clone(), Mode::Blocking),
+        RING,
+    )?;
     let count = messages(effort, ours.pair(size, 1000)?);
     // The time of one is the speed of the other.
     Ok(alternate(
