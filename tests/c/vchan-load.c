@@ -210,9 +210,13 @@ static uint64_t now(void)
 	return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 
+/* How the server is to wait, if it is ours: bench/src/remote.rs. */
+enum { BLOCKING = 0, SLEEP = 1 };
+static unsigned char mode;
+
 static void ask(struct libxenvchan *v, unsigned char what, uint64_t size, uint64_t count)
 {
-	unsigned char request[24] = { what };
+	unsigned char request[24] = { what, mode };
 
 	put_number(request + 8, size);
 	put_number(request + 16, count);
@@ -294,6 +298,7 @@ static int obey(int domid, const char *path)
 		if (sscanf(line, "%15s %" SCNu64 " %" SCNu64, what, &size, &count) != 3 ||
 		    size < 1 || size > LONGEST || count < 1)
 			end(BAD_ARGUMENTS, "not a command: %s", line);
+		mode = strstr(what, "-asleep") ? SLEEP : BLOCKING;
 		if (!strcmp(what, "stream") || !strcmp(what, "stream-asleep"))
 			stream(v, (size_t)size, count);
 		else if (!strcmp(what, "trips") || !strcmp(what, "trips-asleep"))
