@@ -34,11 +34,15 @@ const SIZES: [u32; 4] = [64, 256, 4096, 65536];
 /// Of the rings.
 const ORDERS: [u32; 2] = [16, 20];
 /// What is moved besides streams of every size.
-const MORE: [Load; 4] = [
+const MORE: [Load; 8] = [
     Load::of("stream-asleep", 64, 16),
     Load::of("stream-asleep", 64, 20),
     TRIPS,
     ASLEEP,
+    Load::of("one-stream", 64, 16),
+    Load::of("one-stream-asleep", 64, 16),
+    Load::of("one-trips", 64, 16),
+    Load::of("one-trips-asleep", 64, 16),
 ];
 /// A round trip of ends that wait as they do unless told otherwise.
 const TRIPS: Load = Load::of("trips", 64, 16);
@@ -316,7 +320,9 @@ Every byte that arrived was compared with what was sent. The C library is Debian
 by standing between libxenvchan and libxenevtchn, ours between the library and its host. The guest has
 one processor of the emulated machine, the client in dom0 the other, and with it all event channels of
 dom0: else those of every second client would wake it by way of the guest's. Where it says \"both asleep\", our
-library was told to sleep at once when it has to wait; C's has no other way.
+library was told to sleep at once when it has to wait; C's has no other way. Where it says \"on one
+processor\", the guest is on that of the client in dom0. Give-way hypercalls are among the calls there;
+the kernel of the guest lets none through, that of dom0 does.
 
 The clock of the emulated machine counts the instructions that its processors execute, two nanoseconds
 for each, and the processors take turns. So the figures do not depend on how busy the real machine is,
@@ -385,13 +391,17 @@ impl Load {
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Load { what, size, order } = self;
-        let what = match *what {
+        let (what, on_one) = match what.strip_prefix("one-") {
+            Some(what) => (what, ", on one processor"),
+            None => (*what, ""),
+        };
+        let what = match what {
             "trips" => "round trips",
             "trips-asleep" => "round trips, both asleep,",
             "stream-asleep" => "stream, both asleep,",
             what => what,
         };
-        write!(f, "{what} of {size} B, ring order {order}")
+        write!(f, "{what} of {size} B, ring order {order}{on_one}")
     }
 }
 
@@ -434,7 +444,7 @@ impl Figure {
     fn of_unit(&self) -> f64 {
         const MIB: f64 = 1_048_576.0;
         match self.what.as_str() {
-            "trips" | "trips-asleep" => self.count as f64,
+            what if what.contains("trips") => self.count as f64,
             _ => self.count as f64 * f64::from(self.size) / MIB,
         }
     }

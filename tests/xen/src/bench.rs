@@ -33,6 +33,14 @@ const LOADS: [(u16, Load); 12] = [
     (20, Load::StreamAsleep(64)),
 ];
 
+/// What is measured once more while the guest and the clients in dom0 share a processor.
+const ON_ONE: [(u16, Load); 4] = [
+    (16, Load::Stream(64)),
+    (16, Load::StreamAsleep(64)),
+    (16, Load::Trips(64)),
+    (16, Load::TripsAsleep(64)),
+];
+
 /// How much of everything.
 #[derive(Clone, Copy)]
 struct Effort {
@@ -50,13 +58,13 @@ const EFFORTS: [Effort; 2] = [
         name: "quick",
         rounds: 3,
         slice: Duration::from_millis(40),
-        limit: 240,
+        limit: 300,
     },
     Effort {
         name: "full",
         rounds: 15,
         slice: Duration::from_millis(60),
-        limit: 480,
+        limit: 600,
     },
 ];
 
@@ -83,13 +91,11 @@ struct Comparison {
 }
 
 fn measure(kind: Kind, effort: Effort) -> Result<()> {
-    let began = Instant::now();
     // A processor for each end, whatever else dom0 does.
-    for (vcpu, cpu) in [("0", "0"), ("1", "1")] {
-        let words = ["xl", "vcpu-pin", "Domain-0", vcpu, cpu];
-        program::run(&words, &[], LIMIT)?.successful("xl vcpu-pin")?;
-    }
+    pin("Domain-0", "0", "0")?;
+    pin("Domain-0", "1", "1")?;
     let guest = Guest::running(kind, Image::Load)?;
+    pin(&guest.domid, "0", "1")?;
     // All at once, for as long as it takes: those that are not measured sleep.
     let mut links = Vec::new();
     for order in ORDERS {
@@ -98,9 +104,33 @@ fn measure(kind: Kind, effort: Effort) -> Result<()> {
         }
     }
     keep_interrupts_here()?;
+    compare(kind, &mut links, "", &LOADS, effort)?;
+    pin(&guest.domid, "0", "0")?;
+    compare(kind, &mut links, "one-", &ON_ONE, effort)?;
+    for (_, link) in links {
+        link.end()?;
+    }
+    guest.destroy()
+}
+
+fn pin(domid: &str, vcpu: &str, cpu: &str) -> Result<()> {
+    let words = ["xl", "vcpu-pin", domid, vcpu, cpu];
+    program::run(&words, &[], LIMIT)?.successful("xl vcpu-pin")?;
+    Ok(())
+}
+
+/// Measures these loads on all links in rounds, and reports them with `circumstance` before their names.
+fn compare(
+    kind: Kind,
+    links: &mut [(u16, Link)],
+    circumstance: &str,
+    loads: &[(u16, Load)],
+    effort: Effort,
+) -> Result<()> {
+    let began = Instant::now();
     let mut comparisons = Vec::new();
-    for (order, load) in LOADS {
-        let count = enough(&mut links, order, load, effort.slice)?;
+    for &(order, load) in loads {
+        let count = enough(links, order, load, effort.slice)?;
         comparisons.push(Comparison { order, load, count });
     }
     for round in 0..=effort.rounds {
@@ -111,7 +141,7 @@ fn measure(kind: Kind, effort: Effort) -> Result<()> {
                 let figure = measured(link, *load, *count)?;
                 if round > 0 {
                     report(&format!(
-                        "figure {kind} {} {order} {load} {round} {count} {} {} {}",
+                        "figure {kind} {} {order} {circumstance}{load} {round} {count} {} {} {}",
                         link.ends(),
                         figure.nanoseconds,
                         figure.notifications,
@@ -126,10 +156,7 @@ fn measure(kind: Kind, effort: Effort) -> Result<()> {
             began.elapsed().as_secs_f64()
         ));
     }
-    for (_, link) in links {
-        link.end()?;
-    }
-    guest.destroy()
+    Ok(())
 }
 
 /// Has dom0 handle its interrupts where the clients are. It deals event channels out to its processors

@@ -62,7 +62,7 @@ fn every_row_of_the_section_says_that_it_is_emulation() {
         .section();
     let rows = section.lines().filter(|line| line.starts_with('|'));
     let figures = rows.filter(|row| row.contains("PV"));
-    assert_eq!(figures.clone().count(), 12 + 24 + 24);
+    assert_eq!(figures.clone().count(), 12 + 32 + 32);
     for row in figures {
         assert!(row.contains(EMULATED), "{row}");
     }
