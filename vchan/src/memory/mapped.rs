@@ -331,6 +331,51 @@ mod tests {
     }
 
     #[test]
+    fn long_copies_arrive_whole_wherever_their_sides_lie_in_a_page() {
+        const LEN: usize = 5 * PAGE_SIZE + 77;
+        let file = memory(8 * PAGE_SIZE);
+        let region = Region::map_file(file.as_fd(), 0, 8 * PAGE_SIZE, Access::ReadWrite).unwrap();
+        let bytes: Vec<u8> = (0..LEN)
+            .map(|i| (i * 7 + i / 251).to_le_bytes()[0])
+            .collect();
+        let mut private = vec![0; LEN + 2 * PAGE_SIZE];
+        let page = private.as_ptr().align_offset(PAGE_SIZE);
+        for behind in [
+            0,
+            1,
+            15,
+            16,
+            31,
+            32,
+            63,
+            64,
+            65,
+            PAGE_SIZE - 16,
+            PAGE_SIZE - 1,
+        ] {
+            private.fill(0x55);
+            private[page + behind..page + behind + LEN].copy_from_slice(&bytes);
+            for (to, from) in [
+                (behind, page + behind),
+                (0, page + behind),
+                (behind + 9, page + behind),
+            ] {
+                region.copy_in(0, &[0xAA; 8 * PAGE_SIZE]);
+                region.copy_in(to, &private[from..from + LEN]);
+                let mut out = vec![0x55; LEN + 2 * PAGE_SIZE];
+                let start = out.as_ptr().align_offset(PAGE_SIZE) + behind;
+                region.copy_out(to, &mut out[start..start + LEN]);
+                assert_eq!(out[start..start + LEN], bytes, "{behind} {to}");
+                assert!(out[..start].iter().all(|&byte| byte == 0x55));
+                assert!(out[start + LEN..].iter().all(|&byte| byte == 0x55));
+                let mut after = [0; 8];
+                region.copy_out(to + LEN, &mut after);
+                assert_eq!(after, [0xAA; 8], "{behind} {to}: after");
+            }
+        }
+    }
+
+    #[test]
     fn guards_are_dropped_after_the_unmapping_the_last_first() {
         struct Noted(
             &'static str,
