@@ -54,15 +54,26 @@ impl Writer {
     /// Short messages are copied in place, so that all of this is a few dozen instructions.
     #[inline(never)]
     pub(crate) fn write_at_once(&mut self, from: &[u8]) -> Option<Publish> {
-        if from.len() <= SHORT && !self.producer.is_away() {
-            self.write_run::<false>(from)
+        if from.len() > SHORT {
+            self.write_long_run(from)
+        } else if self.producer.is_away() {
+            self.write_run_away(from)
         } else {
-            self.write_other_run(from)
+            self.write_run::<false>(from)
         }
     }
 
     #[inline(never)]
-    fn write_other_run(&mut self, from: &[u8]) -> Option<Publish> {
+    fn write_run_away(&mut self, from: &[u8]) -> Option<Publish> {
+        // So that the compiler knows it here as well.
+        if from.len() > SHORT {
+            return None;
+        }
+        self.write_run::<true>(from)
+    }
+
+    #[inline(never)]
+    fn write_long_run(&mut self, from: &[u8]) -> Option<Publish> {
         // So many never fit at once: the page need not be looked at.
         if from.len() > self.size() {
             return None;

@@ -40,50 +40,59 @@ const LINE: usize = 64;
 /// Copies from shared memory: `from` is readable for `to.len()` bytes. False: there are none. (To
 /// say so here costs nothing but where bytes are copied one by one.)
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
+#[inline(always)]
 pub(super) fn from_shared(from: NonNull<u8>, to: &mut [u8]) -> bool {
     copy::<MEDIUM>(from.as_ptr(), to.as_mut_ptr(), to.len())
 }
 
 /// Copies to shared memory: `to` is writable for `from.len()` bytes. False: there are none.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
+#[inline(always)]
 pub(super) fn to_shared(from: &[u8], to: NonNull<u8>) -> bool {
     copy::<MEDIUM>(from.as_ptr(), to.as_ptr(), from.len())
 }
 
 /// The same to memory that was last in the cache of another processor.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
+#[inline(always)]
 pub(super) fn to_shared_away(from: &[u8], to: NonNull<u8>) -> bool {
     copy::<MEDIUM_AWAY>(from.as_ptr(), to.as_ptr(), from.len())
 }
 
-/// Begins to fetch `len` bytes from the cache of another processor, to be written: who writes there
-/// soon does not have to wait for them. As many are worth it as are copied without `rep movsb`.
+/// Begins to fetch `len` bytes, or a line more, from the cache of another processor, to be written: who
+/// writes there soon does not have to wait for them. As many are worth it as are copied without
+/// `rep movsb`.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
-#[allow(unsafe_code, reason = "see UNSAFETY above")]
+#[inline(always)]
 pub(super) fn fetch_to_write(at: NonNull<u8>, len: usize) {
-    if len > MEDIUM_AWAY {
-        return;
-    }
-    for line in (0..len).step_by(LINE) {
-        // SAFETY: a hint, which changes nothing and fails for no address; processors that do not
-        // know it take it for no instruction at all.
-        unsafe {
-            core::arch::asm!(
-                "prefetchw [{at} + {line}]", at = in(reg) at.as_ptr(), line = in(reg) line,
-                options(nostack, preserves_flags),
-            );
+    if len <= 2 * LINE {
+        fetch_line(at.as_ptr());
+        if len > LINE {
+            fetch_line(at.as_ptr().wrapping_add(LINE));
         }
+    } else if len <= MEDIUM_AWAY {
+        for two in (0..len).step_by(2 * LINE) {
+            fetch_line(at.as_ptr().wrapping_add(two));
+            fetch_line(at.as_ptr().wrapping_add(two + LINE));
+        }
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+#[allow(unsafe_code, reason = "see UNSAFETY above")]
+fn fetch_line(at: *mut u8) {
+    // SAFETY: a hint, which changes nothing and fails for no address; processors that do not know it
+    // take it for no instruction at all.
+    unsafe {
+        core::arch::asm!("prefetchw [{at}]", at = in(reg) at, options(nostack, preserves_flags));
     }
 }
 
 /// Both are valid for `len` bytes and do not overlap (one is private); the callers above are the
 /// only ones.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
+#[inline(always)]
 fn copy<const MOST: usize>(from: *const u8, to: *mut u8, len: usize) -> bool {
     if len <= SHORT {
         return copy_short(from, to, len);
@@ -108,7 +117,7 @@ fn is_just_behind(from: *const u8, to: *mut u8) -> bool {
 /// A few moves that may overlap cover every small length without a loop: some from the beginning,
 /// and as many up to the end.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
+#[inline(always)]
 #[allow(unsafe_code, reason = "see UNSAFETY above")]
 fn copy_short(from: *const u8, to: *mut u8, len: usize) -> bool {
     use core::arch::asm;
@@ -218,7 +227,7 @@ fn has_avx() -> bool {
 /// The first 32 bytes, then blocks of 128 to aligned places, then the last 128: the three may
 /// overlap.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
+#[inline(never)]
 #[allow(unsafe_code, reason = "see UNSAFETY above")]
 fn copy_medium(from: *const u8, to: *mut u8, len: usize) {
     if !has_avx() {

@@ -183,7 +183,7 @@ impl RingBytes {
 
     /// Copies to `to` from the free-running `index`, if there is something to copy that does not go
     /// around the end of the ring. False: nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copy_out_run(&self, index: u32, to: &mut [u8]) -> bool {
         let run = self.run(index, to.len());
         run.is_some_and(|from| copy::from_shared(from, to))
@@ -279,7 +279,7 @@ impl RingSpace {
 
     /// Copies `from` to the free-running `index`, if there is something to copy that does not go
     /// around the end of the ring. False: nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copy_in_run(&self, index: u32, from: &[u8]) -> bool {
         let run = self.bytes.run(index, from.len());
         run.is_some_and(|to| copy::to_shared(from, to))
@@ -287,11 +287,10 @@ impl RingSpace {
 
     /// The same when the bytes are in another cache: what will be written soon is fetched, unless the
     /// peer has still to read there. So many bytes are `free` from `index` on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn copy_in_run_away(&self, index: u32, from: &[u8], free: u32) -> bool {
-        let ahead = self.bytes.run(index.wrapping_add(AHEAD), from.len());
-        if let Some(ahead) = ahead
-            && free as usize >= AHEAD as usize + from.len()
+        if free as usize >= AHEAD as usize + from.len()
+            && let Some(ahead) = self.bytes.run(index.wrapping_add(AHEAD), 0)
         {
             copy::fetch_to_write(ahead, from.len());
         }
