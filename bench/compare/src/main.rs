@@ -120,7 +120,11 @@ fn run(task: Task) -> Result<bool> {
             count,
         } => {
             let moved = subject::pairs(&subject, size, batch, count)?;
-            println!("{} bytes arrived as they were sent", moved.bytes());
+            println!(
+                "{} bytes arrived as they were sent, {:.2} ns a message",
+                moved.bytes(),
+                moved.nanoseconds_each()
+            );
             Ok(())
         }
     }?;

@@ -15,12 +15,12 @@ pub const RING: usize = 64 * 1024;
 pub fn pairs(subject: &str, size: usize, batch: usize, messages: u64) -> Result<Moved> {
     let moved = match (subject, batch) {
         ("rust", 1) => once(&ours()?, size, messages)?,
-        ("c", 1) => match CVchan::new(Emulated::start()?, Mode::Blocking) {
+        ("c", 1) => match CVchan::new(Emulated::start_with_one_mapping()?, Mode::Blocking) {
             Some(theirs) => once(&theirs, size, messages)?,
             None => bail!("this program was linked without libxenvchan"),
         },
         ("rust", batch) if size == 64 => {
-            let (mut left, mut right) = Emulated::start()?.channels(RING)?;
+            let (mut left, mut right) = Emulated::start_with_one_mapping()?.channels(RING)?;
             in_place::many::<64>(&mut left, &mut right, batch, messages)?
         }
         ("rtrb", 1) => once(&Rtrb, size, messages)?,
@@ -31,7 +31,10 @@ pub fn pairs(subject: &str, size: usize, batch: usize, messages: u64) -> Result<
 
 /// Our vchan, blocking, as users have it.
 pub fn ours() -> Result<Vchan, Failure> {
-    Ok(Vchan::new(Emulated::start()?, Mode::Blocking))
+    Ok(Vchan::new(
+        Emulated::start_with_one_mapping()?,
+        Mode::Blocking,
+    ))
 }
 
 fn once<T: Transport>(transport: &T, size: usize, messages: u64) -> Result<Moved, Failure> {
