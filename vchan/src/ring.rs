@@ -175,7 +175,9 @@ impl Producer {
         }
         let free = self.indices.free();
         // Neither caught up with nor run into: both are at work at this moment.
-        self.bytes.set_away(0 < free && free < self.size());
+        if keeps("who-is-away") {
+            self.bytes.set_away(0 < free && free < self.size());
+        }
         Ok(free)
     }
 

@@ -30,7 +30,7 @@ impl Options {
         end: &mut D,
         mut step: impl FnMut(&mut D) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
-        if !self.nonblocking {
+        if !self.nonblocking && keeps("linger-before-taking") {
             end.link().linger(D::WANTED, &mut self.patience);
         }
         // Mostly there is something to do: then no clock need be read.

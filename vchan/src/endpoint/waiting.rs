@@ -109,7 +109,10 @@ impl Link {
             let Some(most) = self.longest_sleep(deadline) else {
                 return Err(wanted.timed_out());
             };
-            if !has_slept && let Some(done) = self.give_way(patience, &mut step)? {
+            if !has_slept
+                && keeps("turn-before-sleep")
+                && let Some(done) = self.give_way(patience, &mut step)?
+            {
                 return Ok(done);
             }
             if !has_slept && patience.times_the_sleep() {

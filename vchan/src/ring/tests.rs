@@ -217,3 +217,51 @@ fn nothing_is_not_published_at_once() {
     assert_eq!(pair.consumer.read_run(&mut []), None);
     assert_eq!(there, [1]);
 }
+
+#[test]
+fn a_peer_that_is_at_work_while_this_side_writes_is_taken_to_be_elsewhere() {
+    let mut pair = pair(1024, 0);
+    let size = pair.producer.size() as usize;
+    let data = pattern(size, 0);
+    // What is found in the page decides, each time it is looked at.
+    for (written, read, away) in [
+        (0, 0, false),
+        (size, 0, false),
+        (0, 100, true),
+        (100, 0, false),
+        (0, size - 100, true),
+        (0, 100, false),
+    ] {
+        assert_eq!(pair.write(&data[..written]) as usize, written);
+        assert_eq!(pair.read(read).len(), read);
+        pair.producer.free().unwrap();
+        assert_eq!(pair.producer.is_away(), away, "{written} {read}");
+    }
+}
+
+#[test]
+fn what_is_written_to_a_peer_elsewhere_arrives_whole() {
+    for start in [0, 1, 1000, u32::MAX - 500] {
+        for len in [1, 15, 16, 33, 64, 65, 128, 129, 400] {
+            let mut pair = pair(1024, start);
+            // One message stays in the ring, so that it is neither full nor empty.
+            assert_eq!(pair.write(&pattern(100, 1)), 100);
+            pair.producer.free().unwrap();
+            for round in 0..40 {
+                assert!(pair.producer.is_away());
+                let data = pattern(len, round);
+                match pair.producer.write_run_away(&data) {
+                    Some(published) => assert_eq!(published, Publish::Quiet),
+                    // Around the end, or more than is known to fit.
+                    None => assert_eq!(pair.write(&data) as usize, len),
+                }
+                let kept = if round == 0 { 100 } else { 0 };
+                pair.read(kept);
+                assert_eq!(pair.read(len), data, "start {start:#x} len {len}");
+                assert_eq!(pair.write(&[0]), 1);
+                pair.producer.free().unwrap();
+                pair.read(1);
+            }
+        }
+    }
+}

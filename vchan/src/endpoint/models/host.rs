@@ -149,6 +149,11 @@ impl EventChannels for ModelHost {
     fn pause(&self, _duration: Duration) {
         unreachable!("nothing is set up in a model");
     }
+
+    fn give_way(&self) -> bool {
+        loom::thread::yield_now();
+        true
+    }
 }
 
 /// When the clock has struck; before, it stands at zero.
