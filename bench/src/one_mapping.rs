@@ -11,14 +11,10 @@
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
-use vchan::host::{
-    EventChannel, EventChannels, GrantRef, Grants, Ongoing, Permissions, Port, Request, Shared,
-    Store, Time, UnmapNotify, Watch,
-};
+use vchan::host::{GrantRef, Grants, Shared, UnmapNotify};
 use vchan::memory::{Access, Region};
-use vchan::{DomId, Host, HostError, StoreError, StorePath};
+use vchan::{DomId, Host, HostError};
 
 /// What is shared now.
 type Mappings = Arc<Mutex<Vec<Mapping>>>;
@@ -33,12 +29,11 @@ struct Mapping {
 pub(crate) fn one_mapping(hosts: [(DomId, Host); 2]) -> [Host; 2] {
     let mappings = Mappings::default();
     hosts.map(|(domid, host)| {
-        let through = || Through {
+        host.with_grants(Through {
             domid,
             host: host.clone(),
             mappings: Arc::clone(&mappings),
-        };
-        Host::new(through(), through(), through())
+        })
     })
 }
 
@@ -96,70 +91,6 @@ impl Grants for Through {
             Some(region) => lent(&region, access, mapped),
             None => mapped,
         })
-    }
-}
-
-impl EventChannels for Through {
-    fn bind_unbound(&self, peer: DomId) -> Result<Box<dyn EventChannel>, HostError> {
-        self.host.events().bind_unbound(peer)
-    }
-
-    fn bind_interdomain(
-        &self,
-        peer: DomId,
-        port: Port,
-    ) -> Result<Box<dyn EventChannel>, HostError> {
-        self.host.events().bind_interdomain(peer, port)
-    }
-
-    fn now(&self) -> Time {
-        self.host.events().now()
-    }
-
-    fn pause(&self, duration: Duration) {
-        self.host.events().pause(duration);
-    }
-
-    fn give_way(&self) -> bool {
-        self.host.events().give_way()
-    }
-}
-
-impl Store for Through {
-    fn read(&self, path: &StorePath) -> Result<Vec<u8>, StoreError> {
-        self.host.store().read(path)
-    }
-
-    fn write(&self, path: &StorePath, value: &[u8]) -> Result<(), StoreError> {
-        self.host.store().write(path, value)
-    }
-
-    fn remove(&self, path: &StorePath) -> Result<(), StoreError> {
-        self.host.store().remove(path)
-    }
-
-    fn directory(&self, path: &StorePath) -> Result<Vec<String>, StoreError> {
-        self.host.store().directory(path)
-    }
-
-    fn permissions(&self, path: &StorePath) -> Result<Permissions, StoreError> {
-        self.host.store().permissions(path)
-    }
-
-    fn set_permissions(&self, path: &StorePath, to: &Permissions) -> Result<(), StoreError> {
-        self.host.store().set_permissions(path, to)
-    }
-
-    fn is_domain_introduced(&self, domid: DomId) -> Result<bool, StoreError> {
-        self.host.store().is_domain_introduced(domid)
-    }
-
-    fn watch(&self, path: &StorePath) -> Result<Box<dyn Watch>, StoreError> {
-        self.host.store().watch(path)
-    }
-
-    fn submit(&self, requests: &[Request<'_>]) -> Box<dyn Ongoing> {
-        self.host.store().submit(requests)
     }
 }
 

@@ -314,7 +314,8 @@ fn a_peer_that_uses_its_turns_sends_and_gets_no_event() {
         }
         assert_eq!(count(&calls.give_way), 100, "one turn for each message");
         assert_eq!(count(&calls.notify), notified);
-        assert!(count(&calls.sleep) - slept <= too_late);
+        // An event that was asked for in one wait may end the sleep of a later one.
+        assert!(count(&calls.sleep) - slept <= 2 * too_late);
         // Who is to do nothing before it sleeps gives no turns away, either.
         reader.set_spin(Spin::Never);
         assert!(matches!(reader.read(&mut [0]), Err(Error::TimedOut { .. })));

@@ -11,11 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use vchan::host::{EventChannel, EventChannels, GrantRef, Grants, Port, Shared, Time, UnmapNotify};
-use vchan::memory::{Access, Region};
 use vchan::xenstore::Client;
 use vchan::xenstore::codec::{Decoder, Kind, Message};
-use vchan::{DomId, Host, HostError};
+use vchan::{DomId, Host};
 use vchan_emulator::Emulator;
 
 use crate::common::LONG;
@@ -94,7 +92,7 @@ impl Proxy {
     /// The same, by a client of this that a test has made.
     pub fn host_with(&self, emulator: &Emulator, domid: DomId, store: Client) -> Host {
         let host = emulator.host(domid).unwrap();
-        Host::new(Parts(host.clone()), Parts(host), store)
+        host.with_store(store)
     }
 
     /// Dies at the request with this number from now on, the first is 0.
@@ -338,56 +336,5 @@ impl Inner {
             // It wakes who accepts.
             _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
         }
-    }
-}
-
-/// The rest of a host.
-struct Parts(Host);
-
-impl Grants for Parts {
-    fn share(
-        &self,
-        peer: DomId,
-        pages: usize,
-        access: Access,
-        notify: Option<UnmapNotify>,
-    ) -> Result<Shared, HostError> {
-        self.0.grants().share(peer, pages, access, notify)
-    }
-
-    fn map(
-        &self,
-        peer: DomId,
-        references: &[GrantRef],
-        access: Access,
-        notify: Option<UnmapNotify>,
-    ) -> Result<Region, HostError> {
-        self.0.grants().map(peer, references, access, notify)
-    }
-}
-
-impl EventChannels for Parts {
-    fn bind_unbound(&self, peer: DomId) -> Result<Box<dyn EventChannel>, HostError> {
-        self.0.events().bind_unbound(peer)
-    }
-
-    fn bind_interdomain(
-        &self,
-        peer: DomId,
-        port: Port,
-    ) -> Result<Box<dyn EventChannel>, HostError> {
-        self.0.events().bind_interdomain(peer, port)
-    }
-
-    fn now(&self) -> Time {
-        self.0.events().now()
-    }
-
-    fn pause(&self, duration: Duration) {
-        self.0.events().pause(duration);
-    }
-
-    fn give_way(&self) -> bool {
-        self.0.events().give_way()
     }
 }

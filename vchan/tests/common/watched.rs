@@ -41,7 +41,7 @@ pub struct Calls {
     pub before_take: Hook<()>,
     /// Called before a sleep.
     pub before_sleep: Hook<()>,
-    /// Called before the processor is given away.
+    /// Called instead of giving the processor away, where others of this machine may have it for long.
     pub when_giving_way: Hook<()>,
     /// Called before pages are mapped, with their references.
     pub before_map: Hook<Vec<GrantRef>>,
@@ -53,13 +53,16 @@ impl Calls {
         self.take.load(Relaxed) + self.unmask.load(Relaxed) + self.sleep.load(Relaxed)
     }
 
-    fn run<T>(hook: &Hook<T>, what: T) {
+    /// Whether there is such a hook.
+    fn run<T>(hook: &Hook<T>, what: T) -> bool {
         // Taken out meanwhile: what it does may come back here.
         let taken = hook.lock().unwrap().take();
+        let there = taken.is_some();
         if let Some(mut call) = taken {
             call(what);
             hook.lock().unwrap().get_or_insert(call);
         }
+        there
     }
 }
 
@@ -131,8 +134,7 @@ impl EventChannels for Through {
 
     fn give_way(&self) -> bool {
         self.calls.give_way.fetch_add(1, Relaxed);
-        Calls::run(&self.calls.when_giving_way, ());
-        self.host.events().give_way()
+        Calls::run(&self.calls.when_giving_way, ()) || self.host.events().give_way()
     }
 }
 
