@@ -5,7 +5,7 @@
 //! own, because a flag of the compiler rebuilds everything.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -76,7 +76,11 @@ pub fn run(part: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Tries out as many at a time as there are processors: those that do not end only wait.
+/// How many are tried out at a time for each processor: most of them wait most of the time, those that
+/// do not end only that.
+const AT_ONCE: usize = 3;
+
+/// Tries them out, several at a time.
 fn try_out_all<'a>(
     mutations: impl Iterator<Item = &'a Mutation<'a>> + Send,
     executables: &HashMap<String, PathBuf>,
@@ -86,6 +90,7 @@ fn try_out_all<'a>(
         let mut mutations = mutations.lock().unwrap_or_else(PoisonError::into_inner);
         mutations.next()
     };
+    let with_guard = WithGuard::default();
     let work = || -> Result<Tally> {
         let mut tally = Tally::default();
         while let Some(mutation) = next() {
@@ -99,7 +104,7 @@ fn try_out_all<'a>(
             let executable = executables
                 .get(*target)
                 .with_context(|| format!("{LIST}: there is no test target {target}"))?;
-            let verdict = try_out(executable, guard, test)?;
+            let verdict = try_out(executable, guard, test, &with_guard)?;
             println!("  {verdict:<28} {guard}: {taken_out} ({target}: {test})");
             match verdict {
                 Verdict::Caught | Verdict::Hangs => tally.passed += 1,
@@ -108,7 +113,7 @@ fn try_out_all<'a>(
         }
         Ok(tally)
     };
-    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let workers = AT_ONCE * thread::available_parallelism().map_or(1, usize::from);
     let tallies: Vec<Result<Tally>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         let joined = workers.into_iter().map(thread::ScopedJoinHandle::join);
@@ -164,8 +169,12 @@ impl std::fmt::Display for Verdict {
     }
 }
 
+/// How long each test took with all guards in their places, by its executable and name: several
+/// guards may have one test. `None`: it fails then, or is missing.
+type WithGuard = Mutex<HashMap<(PathBuf, String), Option<Duration>>>;
+
 /// The test must pass with the guard and fail without it.
-fn try_out(executable: &PathBuf, guard: &str, test: &str) -> Result<Verdict> {
+fn try_out(executable: &Path, guard: &str, test: &str, with_guard: &WithGuard) -> Result<Verdict> {
     let run = |taken_out: Option<&str>, limit: Duration| {
         let mut command = Command::new(executable);
         command
@@ -179,18 +188,29 @@ fn try_out(executable: &PathBuf, guard: &str, test: &str) -> Result<Verdict> {
         command.current_dir(process::workspace().join("vchan"));
         outcome(command, limit)
     };
-    let since = Instant::now();
-    Ok(match run(None, LIMIT)? {
-        // A name that no test has passes as well: nothing was run.
-        Outcome::Passed(output) if output.contains("running 1 test") => {
-            let limit = (since.elapsed() * TIMES_AS_LONG).max(AT_LEAST);
-            match run(Some(guard), limit)? {
-                Outcome::Passed(_) => Verdict::Survives,
-                Outcome::Failed => Verdict::Caught,
-                Outcome::TimedOut => Verdict::Hangs,
-            }
+    let known = || with_guard.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = (executable.to_owned(), test.to_owned());
+    let before = known().get(&name).copied();
+    let time = match before {
+        Some(time) => time,
+        None => {
+            let since = Instant::now();
+            let outcome = run(None, LIMIT)?;
+            // A name that no test has passes as well: nothing was run.
+            let passed = matches!(outcome, Outcome::Passed(it) if it.contains("running 1 test"));
+            let time = passed.then(|| since.elapsed());
+            known().insert(name, time);
+            time
         }
-        _ => Verdict::FailsAnyway,
+    };
+    let Some(time) = time else {
+        return Ok(Verdict::FailsAnyway);
+    };
+    let limit = (time * TIMES_AS_LONG).max(AT_LEAST);
+    Ok(match run(Some(guard), limit)? {
+        Outcome::Passed(_) => Verdict::Survives,
+        Outcome::Failed => Verdict::Caught,
+        Outcome::TimedOut => Verdict::Hangs,
     })
 }
 

@@ -8,7 +8,7 @@ use vchan::{Channel, Client, DomId, Host};
 
 use super::figures::figures;
 use super::growth::{dom0_in_use, grows_not, memory_of};
-use super::unikernel::echoed;
+use super::unikernel::{echoed, xl_save_gives_up};
 use super::{InAll, OfKind};
 use crate::guests::{self, Guest, Image, Kind, Which};
 use crate::program;
@@ -32,6 +32,7 @@ pub(super) const LONG: &[InAll] = &[
     ("64-mib-pvh", 300, || sixty_four_mib(Kind::Pvh)),
     ("figures-pv", 600, || figures(Kind::Pv)),
     ("figures-pvh", 600, || figures(Kind::Pvh)),
+    ("xl-save-refused-pvh", 240, || xl_save_gives_up(Kind::Pvh)),
     ("cycles", 4 * 3600, cycles),
 ];
 

@@ -1,5 +1,6 @@
 //! What only concerns the guest without an operating system.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -74,7 +75,7 @@ fn suspend_refused(which: Which) -> Result<()> {
     let key = format!("/local/domain/{}/control/shutdown", guest.domid);
     let ask = |wish| program::run(&["xenstore-write", &key, wish], &[], HALF_A_MINUTE);
     ask("suspend")?.successful("xenstore-write")?;
-    guest.wait_for_words("suspend is asked for and refused", HALF_A_MINUTE)?;
+    guest.wait_for_words(REFUSED, HALF_A_MINUTE)?;
     // It goes on as before, and the toolstack takes its wish back.
     let ended = node_cli(&[&guest.domid], b"hello from dom0\n", HALF_A_MINUTE)?;
     expect_answer(ended, "HELLO FROM DOM0\n")?;
@@ -83,26 +84,54 @@ fn suspend_refused(which: Which) -> Result<()> {
     expect_answer(ended, "HELLO AGAIN\n")
 }
 
+const SAVED: &str = "/tmp/saved-unikernel";
+
 /// With a client connected, which notices nothing.
 ///
-/// xl asks a PVH guest, and gives up after a minute. Of a PV guest it wants the list of its frames
-/// first, which this one does not give.
+/// xl asks a PVH guest, which refuses, and would wait a minute for it to change its mind: an operator
+/// need not. Of a PV guest it wants the list of its frames first, which this one does not give.
 fn xl_save_refused(which: Which) -> Result<()> {
-    const SAVED: &str = "/tmp/saved-unikernel";
-    let name = format!("unsaved-{}", which.kind);
-    let guest = Guest::unikernel(&name, which.kind, "echo-guest", 4, "")?;
-    guest.wait_for_server()?;
-    let mut client = connected(&guest)?;
-    let save = ["xl", "save", &name, SAVED];
-    let ended = program::run(&save, &[], Duration::from_secs(180))?;
-    // There may be a part of it.
-    let _ = std::fs::remove_file(SAVED);
-    expect_refusal(&ended, &["failed to save domain"])?;
-    if which.kind == Kind::Pvh {
-        guest.wait_for_words("suspend is asked for and refused", HALF_A_MINUTE)?;
+    if which.kind == Kind::Pv {
+        return xl_save_gives_up(Kind::Pv);
     }
+    let guest = unsaved(Kind::Pvh)?;
+    let mut client = connected(&guest)?;
+    let mut save = Command::new("xl");
+    save.args(["save", &guest.domid, SAVED]);
+    let save = Program::start(save)?;
+    guest.wait_for_words(REFUSED, HALF_A_MINUTE)?;
     client.send(b"still there\n")?;
     client.expect_output("STILL THERE\n", HALF_A_MINUTE)?;
+    save.kill()?;
+    goes_on_unsaved(guest, client)
+}
+
+/// The same until xl has ended by itself, after more than a minute with a PVH guest.
+pub(super) fn xl_save_gives_up(kind: Kind) -> Result<()> {
+    let guest = unsaved(kind)?;
+    let client = connected(&guest)?;
+    let save = ["xl", "save", &guest.domid, SAVED];
+    let ended = program::run(&save, &[], Duration::from_secs(180))?;
+    expect_refusal(&ended, &["failed to save domain"])?;
+    if kind == Kind::Pvh {
+        guest.wait_for_words(REFUSED, HALF_A_MINUTE)?;
+    }
+    goes_on_unsaved(guest, client)
+}
+
+const REFUSED: &str = "suspend is asked for and refused";
+
+fn unsaved(kind: Kind) -> Result<Guest> {
+    let guest = Guest::unikernel(&format!("unsaved-{kind}"), kind, "echo-guest", 4, "")?;
+    guest.wait_for_server()?;
+    Ok(guest)
+}
+
+fn goes_on_unsaved(guest: Guest, mut client: Program) -> Result<()> {
+    // There may be a part of it.
+    let _ = std::fs::remove_file(SAVED);
+    client.send(b"as before\n")?;
+    client.expect_output("AS BEFORE\n", HALF_A_MINUTE)?;
     client.finish(HALF_A_MINUTE)?.successful("node-cli")?;
     guest.destroy()
 }
