@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vchan::{Channel, Client, Host, PortName, Server, StorePath};
 use vchan_bench::Failure;
+use vchan_bench::peers::memory::Least;
 use vchan_bench::peers::vchan::Emulated;
-use vchan_bench::stats::alternate;
+use vchan_bench::stats::{Spread, alternate};
 use vchan_bench::workload;
 use vchan_emulator::{Emulator, Limits};
 
@@ -132,6 +133,8 @@ impl Usage {
 }
 
 const CHANNELS: usize = 1000;
+/// The ring of each of them, in each direction.
+const RING: usize = 4096;
 
 pub fn channels(effort: Effort, _libraries: &Libraries) -> Result<Goal> {
     let name = "1,000 channels";
@@ -174,10 +177,36 @@ pub fn channels(effort: Effort, _libraries: &Libraries) -> Result<Goal> {
             Part::new(names[1], bounds[1], one_busy),
             Part::count(names[2], bounds[2], idle_heap()?),
         ],
-        note: "one thread, 64 B, rings of 4 KiB; the heap is that of a process that has 1,000 clients \
-               and nothing else, with rings in the control page"
-            .to_owned(),
+        note: format!(
+            "one thread, 64 B, rings of 4 KiB; a thousand times two copies, two indices and two fences, \
+             in turn and with nothing else, take {} of one such loop; the heap is that of a process \
+             that has 1,000 clients and nothing else, with rings in the control page",
+            least(effort)?
+        ),
     })
+}
+
+/// What a thousand rings in turn take of one's time when nothing is done but what must be.
+fn least(effort: Effort) -> Result<Spread> {
+    let rings = |count| (0..count).map(|_| Least::new(RING));
+    let mut many: Vec<Least> = rings(CHANNELS).collect::<Result<_, _>>()?;
+    let mut one: Vec<Least> = rings(1).collect::<Result<_, _>>()?;
+    let in_turn = |rings: &mut [Least], count| {
+        let mut next = 0;
+        let moved = workload::batches(64, 1, count, |from, to| {
+            rings[next].pair(from, to);
+            next = (next + 1) % rings.len();
+            Ok(())
+        })?;
+        Ok(moved.nanoseconds_each())
+    };
+    let count = messages(effort, in_turn(&mut one, 1000)?).max(4 * CHANNELS as u64);
+    let ratio = alternate(
+        effort.rounds,
+        || in_turn(&mut many, count),
+        || in_turn(&mut one, count),
+    )?;
+    Ok(ratio)
 }
 
 /// What an idle channel has on the heap, as another program counts it: here is the host as well.
@@ -244,8 +273,8 @@ impl Hosts {
         let path: StorePath = "data/many".parse()?;
         let mut server = Server::builder(&self.right, left)
             .path(path.clone())
-            .read_size(4096)
-            .write_size(4096)
+            .read_size(RING)
+            .write_size(RING)
             .bind()?;
         let client = Client::builder(&self.left, right).path(path).connect()?;
         Ok((client, server.accept()?))
