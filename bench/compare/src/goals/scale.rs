@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use vchan::{Channel, Client, Host, PortName, Server, StorePath};
+use vchan::{Channel, Client, PortName, Server};
 use vchan_bench::Failure;
 use vchan_bench::peers::memory::Least;
 use vchan_bench::peers::vchan::Emulated;
@@ -152,13 +152,13 @@ pub fn channels(effort: Effort, _libraries: &Libraries) -> Result<Goal> {
         let parts = names.into_iter().zip(bounds).collect();
         return Ok(Goal::missing(name, &format!("{why:#}"), parts));
     }
-    let many_host = Hosts::new()?;
+    let many_host = roomy()?;
     let mut many = Vec::new();
     for _ in 0..CHANNELS {
-        many.push(many_host.channels()?);
+        many.push(many_host.channels(RING)?);
     }
-    let one_host = Hosts::new()?;
-    let mut one = vec![one_host.channels()?];
+    let one_host = roomy()?;
+    let mut one = vec![one_host.channels(RING)?];
     let count = messages(effort, turns(&mut one, 1, 1000)?).max(4 * CHANNELS as u64);
     let in_turn = alternate(
         effort.rounds,
@@ -211,16 +211,17 @@ fn least(effort: Effort) -> Result<Spread> {
 
 /// What an idle channel has on the heap, as another program counts it: here is the host as well.
 fn idle_heap() -> Result<f64> {
-    let hosts = Hosts::new()?;
+    let emulated = roomy()?;
+    let [_, right_host] = emulated.hosts();
     let [left, right] = Emulated::domids();
     let mut servers = Vec::new();
     for nth in 0..CHANNELS {
-        let builder = Server::builder(&hosts.right, left).port(format!("port-{nth}").parse()?);
+        let builder = Server::builder(right_host, left).port(format!("port-{nth}").parse()?);
         servers.push(builder.read_size(1024).write_size(2048).bind()?);
     }
     let program = env::current_exe()?.with_file_name("idle-heap");
     let mut command = Command::new(&program);
-    command.arg(hosts.emulator.domain_directory(left));
+    command.arg(emulated.emulator().domain_directory(left));
     command.args([right.to_string(), CHANNELS.to_string()]);
     let counted = command.output();
     let counted = counted.with_context(|| format!("cannot run {}", program.display()))?;
@@ -245,40 +246,16 @@ fn turns(channels: &mut [(Channel, Channel)], used: usize, count: u64) -> Result
     Ok(moved.nanoseconds_each())
 }
 
-/// Two domains that may share as much as they like.
-struct Hosts {
-    left: Host,
-    right: Host,
-    emulator: Emulator,
-}
-
-impl Hosts {
-    fn new() -> Result<Hosts> {
-        let emulator = emulator()?;
-        let mut limits = Limits::default();
-        limits.granted_pages = 1 << 20;
-        limits.ports = 4095;
-        (limits.store_nodes, limits.store_node_size) = (4 * CHANNELS, 64 * CHANNELS);
-        emulator.set_limits(limits);
-        let [left, right] = Emulated::domids();
-        Ok(Hosts {
-            left: emulator.host(left)?,
-            right: emulator.host(right)?,
-            emulator,
-        })
-    }
-
-    fn channels(&self) -> Result<(Channel, Channel)> {
-        let [left, right] = Emulated::domids();
-        let path: StorePath = "data/many".parse()?;
-        let mut server = Server::builder(&self.right, left)
-            .path(path.clone())
-            .read_size(RING)
-            .write_size(RING)
-            .bind()?;
-        let client = Client::builder(&self.left, right).path(path).connect()?;
-        Ok((client, server.accept()?))
-    }
+/// Two domains that may have as many channels as they like, each of them at one address: both domains
+/// are one thread here, and have the processor's tables of pages to share.
+fn roomy() -> Result<Emulated> {
+    let emulated = Emulated::start_with_one_mapping()?;
+    let mut limits = Limits::default();
+    limits.granted_pages = 1 << 20;
+    limits.ports = 4095;
+    (limits.store_nodes, limits.store_node_size) = (4 * CHANNELS, 64 * CHANNELS);
+    emulated.emulator().set_limits(limits);
+    Ok(emulated)
 }
 
 fn emulator() -> Result<Emulator> {
