@@ -71,8 +71,9 @@ impl Buffer {
 }
 
 /// What no vchan can do without: the library's own copies, two indices, and a full fence after each of
-/// them. Nobody's index is looked at, no notify byte, and nothing is validated. What this takes is the
-/// least that a message can take, whoever implements the ring.
+/// them. Nobody's index is looked at, no notify byte, and nothing that a peer could write is validated.
+/// Any ring of this layout takes this much with these copies; by a few per cent, where its pages lie
+/// matters more.
 #[derive(Debug)]
 pub struct Least {
     region: Region,
